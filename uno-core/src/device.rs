@@ -1,0 +1,109 @@
+//! Devices by name.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Names of the backends that this build contains, as [`open`] takes them.
+pub const BACKENDS: &[&str] = &[
+    #[cfg(feature = "flex")]
+    "cpu",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "rocm")]
+    "rocm",
+    #[cfg(feature = "metal")]
+    "metal",
+    #[cfg(feature = "vulkan")]
+    "vulkan",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
+];
+
+/// Opens a device: `cpu`, `cuda`, `cuda:1`, `vulkan`, `wgpu`, `metal` or `rocm`; `auto` takes the first GPU backend that this
+/// build contains, else the CPU. A small computation shows that it works.
+///
+/// # Errors
+///
+/// A name that is not known, a backend that this build lacks, or a device that does not answer (no driver, no such GPU).
+pub fn open(name: &str) -> Result<Device> {
+    let error = |reason: String| Error::Device { name: name.to_owned(), reason };
+    let lower = name.to_ascii_lowercase();
+    let (kind, index) = match lower.split_once(':') {
+        Some((kind, index)) => {
+            let index: u32 =
+                index.parse().map_err(|_| error(format!("{index:?} is no device number; wanted for example cuda:0")))?;
+            (kind, index)
+        }
+        None => (lower.as_str(), 0),
+    };
+    let kind = match kind {
+        "auto" => BACKENDS.iter().copied().find(|k| *k != "cpu").unwrap_or("cpu"),
+        "flex" => "cpu",
+        kind => kind,
+    };
+    if !BACKENDS.contains(&kind) {
+        let known = ["cpu", "cuda", "rocm", "metal", "vulkan", "wgpu"].contains(&kind);
+        let remedy = if known {
+            format!("this build lacks it; build with `--features {kind}`")
+        } else {
+            "no such backend".into()
+        };
+        return Err(error(format!("{remedy}; this build has: {}", BACKENDS.join(", "))));
+    }
+    if kind == "cpu" && index != 0 {
+        return Err(error("there is one CPU device; wanted cpu".into()));
+    }
+    // Drivers that are missing make the backends panic deep inside; that must not end the program.
+    let opened = std::panic::catch_unwind(|| {
+        let device = construct(kind, index)?;
+        let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>().ok()?;
+        (sum == 2.0).then_some(device)
+    });
+    match opened {
+        Ok(Some(device)) => Ok(device),
+        Ok(None) => Err(error("it does not compute; check its driver".into())),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(error(format!("it cannot be opened ({}); check its driver", text.unwrap_or("no reason given"))))
+        }
+    }
+}
+
+#[allow(unused_variables)]
+fn construct(kind: &str, index: u32) -> Option<Device> {
+    #[cfg(any(feature = "vulkan", feature = "wgpu", feature = "metal"))]
+    let gpu = match index {
+        0 => burn::tensor::DeviceKind::DefaultDevice,
+        n => burn::tensor::DeviceKind::DiscreteGpu(n as usize),
+    };
+    match kind {
+        #[cfg(feature = "flex")]
+        "cpu" => Some(Device::flex()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Some(Device::cuda(index as usize)),
+        #[cfg(feature = "rocm")]
+        "rocm" => Some(Device::rocm(index as usize)),
+        #[cfg(feature = "metal")]
+        "metal" => Some(Device::metal(gpu)),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => Some(Device::vulkan(gpu)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Some(Device::wgpu(gpu)),
+        _ => None,
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_opens_and_others_are_refused_with_what_there_is() {
+        assert!(open("cpu").is_ok());
+        for name in ["tpu", "cpu:1", "cuda:x", ""] {
+            assert!(open(name).is_err(), "{name}");
+        }
+        assert!(open("tpu").unwrap_err().to_string().contains("cpu"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Dimensions of a FLUX transformer, read off its tensors' shapes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::weights::Checkpoint;
+
+/// Dimensions of a FLUX transformer. Defaults are those of FLUX.1-dev.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FluxConfig {
+    /// Features of a packed latent token (16 latent channels, 2x2 patches).
+    pub in_channels: usize,
+    /// Features of the pooled CLIP state.
+    pub vec_in_dim: usize,
+    /// Features of a T5 state.
+    pub context_in_dim: usize,
+    /// Width of the streams.
+    pub hidden_size: usize,
+    /// Width of the MLPs.
+    pub mlp_hidden: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Blocks with separate text and image streams.
+    pub depth: usize,
+    /// Blocks with one joint stream.
+    pub depth_single_blocks: usize,
+    /// Features of the sinusoidal timestep embedding.
+    pub time_dim: usize,
+    /// Whether guidance is an input (dev) or not (schnell).
+    pub guidance_embed: bool,
+}
+
+impl Default for FluxConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 64,
+            vec_in_dim: 768,
+            context_in_dim: 4096,
+            hidden_size: 3072,
+            mlp_hidden: 12288,
+            num_heads: 24,
+            depth: 19,
+            depth_single_blocks: 38,
+            time_dim: 256,
+            guidance_embed: true,
+        }
+    }
+}
+
+impl FluxConfig {
+    /// Reads all dimensions off the shapes in `checkpoint`.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that tells a dimension is missing or has another rank, or the dimensions do not fit together.
+    pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let matrix = |name: &str| -> Result<[usize; 2]> {
+            let shape = checkpoint.shape(name).ok_or_else(|| {
+                Error::format(
+                    checkpoint.path(),
+                    format!("is no FLUX transformer in its original layout: tensor {name} is missing"),
+                )
+            })?;
+            shape.try_into().map_err(|_| {
+                Error::format(checkpoint.path(), format!("tensor {name}: got shape {shape:?}, wanted a matrix"))
+            })
+        };
+        let [hidden_size, in_channels] = matrix("img_in.weight")?;
+        let [_, context_in_dim] = matrix("txt_in.weight")?;
+        let [_, vec_in_dim] = matrix("vector_in.in_layer.weight")?;
+        let [_, time_dim] = matrix("time_in.in_layer.weight")?;
+        let depth = checkpoint.count("double_blocks.{}.img_mlp.0.weight");
+        let depth_single_blocks = checkpoint.count("single_blocks.{}.linear1.weight");
+        let (mlp, norm) = if depth > 0 {
+            (matrix("double_blocks.0.img_mlp.0.weight")?[0], "double_blocks.0.img_attn.norm.query_norm.scale")
+        } else {
+            let linear1 = matrix("single_blocks.0.linear1.weight")?[0];
+            (linear1.saturating_sub(3 * hidden_size), "single_blocks.0.norm.query_norm.scale")
+        };
+        let head_dim = match checkpoint.shape(norm) {
+            Some(&[d]) => d,
+            _ => return Err(Error::format(checkpoint.path(), format!("tensor {norm} is missing or no vector"))),
+        };
+        let config = Self {
+            in_channels,
+            vec_in_dim,
+            context_in_dim,
+            hidden_size,
+            mlp_hidden: mlp,
+            num_heads: hidden_size.checked_div(head_dim).unwrap_or(0),
+            depth,
+            depth_single_blocks,
+            time_dim,
+            guidance_embed: checkpoint.tensors().contains_key("guidance_in.in_layer.weight"),
+        };
+        // The rotary embedding splits the head into axes of D/8, 7D/16, 7D/16, each of them even.
+        let sound = head_dim > 0
+            && head_dim % 32 == 0
+            && config.num_heads * head_dim == hidden_size
+            && in_channels > 0
+            && in_channels % 4 == 0
+            && time_dim > 0
+            && time_dim % 2 == 0;
+        if sound {
+            Ok(config)
+        } else {
+            Err(Error::format(
+                checkpoint.path(),
+                format!(
+                    "dimensions do not fit together: width {hidden_size}, head width {head_dim} (wanted a multiple of 32 \
+                     that divides the width), {in_channels} channels (wanted a multiple of 4), time features {time_dim}"
+                ),
+            ))
+        }
+    }
+
+    /// Features per attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+}

@@ -1,0 +1,44 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Map
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`traits`] | what the parts are to each other: text encoder, latent codec, velocity model, observer |
+//! | [`flux`] | the diffusion transformer and its rotary position embedding |
+//! | [`text`] | T5, CLIP and their tokenizers |
+//! | [`vae`] | the autoencoder |
+//! | [`lora`] | LoRA beside the weights or merged into them |
+//! | [`latents`], [`noise`], [`sampling`], [`image`] | packing, initial noise, schedule and sampler, pixels |
+//! | [`weights`] | checkpoint files and strict loading |
+//! | [`device`] | devices by name |
+
+pub mod device;
+mod error;
+pub mod flux;
+pub mod image;
+pub mod latents;
+pub mod lora;
+pub mod nn;
+pub mod noise;
+pub mod sampling;
+pub mod text;
+pub mod traits;
+pub mod vae;
+pub mod weights;
+
+pub use error::{Error, Result};
+
+use burn::tensor::Tensor;
+
+/// All numbers of a tensor as f32, outermost dimension first. Waits for the device to finish.
+///
+/// # Errors
+///
+/// [`Error::Device`] if the device fails.
+pub fn tensor_to_vec<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let name = format!("{:?}", tensor.device());
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|e| Error::Device { name, reason: format!("reading a result back failed: {e:?}") })
+}

@@ -1,0 +1,287 @@
+//! Layers that several models share: linear with weights as stored and LoRA branches, norms, activations.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
+
+use crate::error::{Error, Result};
+use crate::weights::{Storage, StoredTensor, Weights};
+
+/// The weight matrix of a linear layer.
+#[derive(Module, Debug)]
+pub enum Matrix {
+    /// `[in, out]` in the compute format.
+    Dense(Param<Tensor<2>>),
+    /// `[out, in]` as the file holds it, expanded at each use.
+    Stored(StoredTensor),
+}
+
+impl Matrix {
+    /// Takes the tensor `name` of `[out, in]`.
+    pub(crate) fn load(w: Weights<'_>, name: &str, [input, output]: [usize; 2]) -> Self {
+        let stored = w.stored(name, &[output, input]);
+        match w.storage() {
+            Storage::AsStored => Self::Stored(stored),
+            Storage::Expanded => {
+                Self::Dense(Param::from_tensor(stored.to_tensor::<2>(w.device(), w.dtype()).transpose()))
+            }
+        }
+    }
+
+    /// The matrix `[in, out]` on `device` in `dtype`.
+    pub(crate) fn expand(&self, device: &Device, dtype: FloatDType) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight.val(),
+            Self::Stored(stored) => stored.to_tensor::<2>(device, dtype).transpose(),
+        }
+    }
+
+    /// `[in, out]`.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Stored(stored) => match *stored.shape() {
+                [output, input] => [input, output],
+                _ => [0, 0],
+            },
+        }
+    }
+}
+
+/// A low-rank addition to a linear layer: `scale * up(down(x))`, on some or all of its outputs (LoRA, arXiv 2106.09685).
+#[derive(Module, Debug)]
+pub struct LoraBranch {
+    /// `[in, rank]`.
+    pub down: Matrix,
+    /// `[rank, outputs]`.
+    pub up: Matrix,
+    /// Factor on the addition.
+    pub scale: f64,
+    /// First output that the branch adds to.
+    pub first_output: usize,
+}
+
+impl LoraBranch {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let (device, dtype) = (x.device(), float_dtype(&x));
+        let down = self.down.expand(&device, dtype).unsqueeze();
+        let up = self.up.expand(&device, dtype).unsqueeze();
+        x.matmul(down).matmul(up).mul_scalar(self.scale)
+    }
+}
+
+/// `y = x W^T + b`, plus LoRA branches.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// Weight matrix; `weight` `[out, in]` in files.
+    pub weight: Matrix,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Branches, applied in order.
+    pub lora: Vec<LoraBranch>,
+}
+
+impl Linear {
+    /// Takes `weight` `[out, in]` and `bias` `[out]`.
+    pub fn load(w: Weights<'_>, shape: [usize; 2]) -> Self {
+        Self { bias: Some(w.param("bias", [shape[1]])), ..Self::load_without_bias(w, shape) }
+    }
+
+    /// Takes `weight` `[out, in]`; there is no bias.
+    pub fn load_without_bias(w: Weights<'_>, shape: [usize; 2]) -> Self {
+        Self { weight: Matrix::load(w, "weight", shape), bias: None, lora: Vec::new() }
+    }
+
+    /// `[in, out]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.weight.shape()
+    }
+
+    /// `[batch, tokens, in]` -> `[batch, tokens, out]`.
+    ///
+    /// Each sample of a batch is multiplied by itself, so that it comes out the same, to the last bit, as it does alone.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.expand(&x.device(), float_dtype(&x)).unsqueeze();
+        let mut y = x.clone().matmul(weight);
+        if let Some(bias) = &self.bias {
+            y = y + bias.val().unsqueeze();
+        }
+        let outputs = self.shape()[1];
+        for branch in &self.lora {
+            let added = branch.forward(x.clone());
+            let count = added.dims()[2];
+            if count == outputs {
+                y = y + added;
+            } else {
+                let (first, last) = (branch.first_output, branch.first_output + count);
+                let sum = y.clone().slice([0..y.dims()[0], 0..y.dims()[1], first..last]) + added;
+                y = y.clone().slice_assign([0..y.dims()[0], 0..y.dims()[1], first..last], sum);
+            }
+        }
+        y
+    }
+
+    /// `[batch, in]` -> `[batch, out]`.
+    pub fn forward_vec(&self, x: Tensor<2>) -> Tensor<2> {
+        self.forward(x.unsqueeze_dim(1)).squeeze_dim(1)
+    }
+
+    /// Adds the branches to the weight once and for all; the layer then holds its matrix in `dtype`.
+    pub fn merge_lora(&mut self, device: &Device, dtype: FloatDType) {
+        if self.lora.is_empty() {
+            return;
+        }
+        // The sum is formed in f32, whatever is computed in: up @ down is small beside the weight.
+        let mut weight = self.weight.expand(device, dtype).cast(FloatDType::F32);
+        for branch in self.lora.drain(..) {
+            let down = branch.down.expand(device, dtype).cast(FloatDType::F32);
+            let up = branch.up.expand(device, dtype).cast(FloatDType::F32);
+            let delta = down.matmul(up).mul_scalar(branch.scale);
+            let [input, count] = delta.dims();
+            let ranges = [0..input, branch.first_output..branch.first_output + count];
+            let sum = weight.clone().slice(ranges.clone()) + delta;
+            weight = weight.slice_assign(ranges, sum);
+        }
+        self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
+    }
+}
+
+/// The float format of a tensor.
+pub(crate) fn float_dtype<const D: usize>(x: &Tensor<D>) -> FloatDType {
+    match x.dtype() {
+        DType::F16 => FloatDType::F16,
+        DType::BF16 => FloatDType::BF16,
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    }
+}
+
+/// Runs `f` in f32 and casts its result back, as PyTorch does inside its norms.
+pub(crate) fn in_f32<const D: usize>(x: Tensor<D>, f: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    match float_dtype(&x) {
+        FloatDType::F32 => f(x),
+        dtype => f(x.cast(FloatDType::F32)).cast(dtype),
+    }
+}
+
+/// Root mean square norm over the last dimension, computed in f32: `x / sqrt(mean(x^2) + eps) * scale`.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[features]`.
+    pub scale: Param<Tensor<1>>,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// Takes the tensor `name` of `[features]`.
+    pub fn load(w: Weights<'_>, name: &str, features: usize, eps: f64) -> Self {
+        Self { scale: w.param(name, [features]), eps }
+    }
+
+    /// `[..., features]` -> the same.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let normed = in_f32(x, |x| {
+            let mean_square = x.clone().square().mean_dim(D - 1);
+            x.div(mean_square.add_scalar(self.eps).sqrt())
+        });
+        normed * self.scale.val().unsqueeze()
+    }
+}
+
+/// Layer norm over the last dimension with weight and bias.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[features]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[features]`.
+    pub bias: Param<Tensor<1>>,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// Takes `weight` and `bias` of `[features]`.
+    pub fn load(w: Weights<'_>, features: usize, eps: f64) -> Self {
+        Self { weight: w.param("weight", [features]), bias: w.param("bias", [features]), eps }
+    }
+
+    /// `[batch, tokens, features]` -> the same.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let (weight, bias) = (self.weight.val().cast(FloatDType::F32), self.bias.val().cast(FloatDType::F32));
+        in_f32(x, |x| module::layer_norm(x, weight, Some(bias), self.eps))
+    }
+}
+
+/// Layer norm over the last dimension without weight and bias. `[batch, tokens, features]` -> the same.
+pub(crate) fn layer_norm_plain(x: Tensor<3>, eps: f64) -> Tensor<3> {
+    let ones = Tensor::<1>::ones([x.dims()[2]], (&x.device(), DType::F32));
+    in_f32(x, |x| module::layer_norm(x, ones, None, eps))
+}
+
+/// `x * sigmoid(1.702 x)`, CLIP's fast approximation of GELU.
+pub(crate) fn quick_gelu(x: Tensor<3>) -> Tensor<3> {
+    x.clone() * sigmoid(x.mul_scalar(1.702))
+}
+
+/// `[batch, tokens, heads * d]` -> `[batch, heads, tokens, d]`.
+pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// `[batch, heads, tokens, d]` -> `[batch, tokens, heads * d]`.
+pub(crate) fn join_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, tokens, d] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, tokens, heads * d])
+}
+
+/// A table of one vector per token.
+#[derive(Module, Debug)]
+pub enum Embedding {
+    /// `[tokens, features]` in the compute format.
+    Dense(Param<Tensor<2>>),
+    /// `[tokens, features]` as the file holds it; only the rows that are asked for are read.
+    Stored(StoredTensor),
+}
+
+impl Embedding {
+    /// Takes the tensor `name` of `[tokens, features]`.
+    pub(crate) fn load(w: Weights<'_>, name: &str, shape: [usize; 2]) -> Self {
+        match w.storage() {
+            Storage::AsStored => Self::Stored(w.stored(name, &shape)),
+            Storage::Expanded => Self::Dense(w.param(name, shape)),
+        }
+    }
+
+    /// Token ids `[tokens]` -> `[1, tokens, features]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, or an id beyond the table.
+    pub(crate) fn forward(&self, ids: &[u32], device: &Device, dtype: FloatDType) -> Result<Tensor<3>> {
+        let tokens = match self {
+            Self::Dense(table) => table.lazy_shape().dims::<2>()[0],
+            Self::Stored(table) => table.shape().first().copied().unwrap_or(0),
+        };
+        if let Some(id) = ids.iter().find(|id| **id as usize >= tokens) {
+            return Err(Error::invalid(
+                "token id",
+                id,
+                format!("less than {tokens}; the tokenizer belongs to another model"),
+            ));
+        }
+        if ids.is_empty() {
+            return Err(Error::invalid("token ids", 0, "at least one"));
+        }
+        let rows = match self {
+            Self::Dense(table) => {
+                let count = ids.len();
+                let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+                table.val().select(0, Tensor::from_data(TensorData::new(ids, [count]), device))
+            }
+            Self::Stored(table) => table.rows(ids).to_tensor(device, dtype),
+        };
+        Ok(rows.unsqueeze())
+    }
+}

@@ -1,0 +1,248 @@
+//! CLIP text encoder: token ids to one state for the whole prompt.
+//!
+//! After transformers' `models/clip/modeling_clip.py` (`CLIPTextModel`, `pooler_output`). There is no padding mask.
+
+use std::path::Path;
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::gelu;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Device, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::nn::{Embedding, LayerNorm, Linear, join_heads, quick_gelu, split_heads};
+use crate::weights::{Checkpoint, LoadOptions, Weights, load};
+
+/// Activation of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ClipActivation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's models.
+    QuickGelu,
+    /// Exact GELU: some later ones.
+    Gelu,
+}
+
+/// Dimensions of a CLIP text encoder. Widths and depth come from the tensors' shapes, the number of heads from `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ClipTextConfig {
+    /// Tokens that have an embedding.
+    pub vocab_size: usize,
+    /// Width of the stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Positions that have an embedding: the longest prompt in tokens.
+    pub max_position_embeddings: usize,
+    /// Activation of the MLP.
+    pub hidden_act: ClipActivation,
+    /// Added to the variance in norms.
+    pub layer_norm_eps: f64,
+}
+
+/// What shapes do not tell, as far as a `config.json` says it.
+#[derive(Debug, Default, Deserialize)]
+struct ConfigFile {
+    num_attention_heads: Option<usize>,
+    hidden_act: Option<ClipActivation>,
+    layer_norm_eps: Option<f64>,
+    /// Files of a whole CLIP model hold the text encoder's settings here.
+    text_config: Option<Box<ConfigFile>>,
+}
+
+impl ClipTextConfig {
+    /// Reads the dimensions off the shapes in `checkpoint`, and the rest from `config_json`, its `config.json`. Without one,
+    /// heads are 64 wide and the activation is the quick GELU, as in OpenAI's models.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that tells a dimension is missing or has another rank; settings that are no JSON or do not fit.
+    pub fn detect(checkpoint: &Checkpoint, config_json: Option<&[u8]>) -> Result<Self> {
+        let matrix = |name: &str| -> Result<[usize; 2]> {
+            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
+                let reason = format!("is no CLIP text encoder: tensor {name} is missing or no matrix");
+                Error::format(checkpoint.path(), reason)
+            })
+        };
+        let [vocab_size, hidden_size] = matrix("text_model.embeddings.token_embedding.weight")?;
+        let [max_position_embeddings, _] = matrix("text_model.embeddings.position_embedding.weight")?;
+        let [intermediate_size, _] = matrix("text_model.encoder.layers.0.mlp.fc1.weight")?;
+        let file = match config_json {
+            Some(json) => {
+                let file: ConfigFile = serde_json::from_slice(json).map_err(|e| {
+                    Error::format(checkpoint.path(), format!("the config.json beside it cannot be used: {e}"))
+                })?;
+                file.text_config.map_or_else(ConfigFile::default, |inner| *inner).or(file.num_attention_heads, file.hidden_act, file.layer_norm_eps)
+            }
+            None => ConfigFile::default(),
+        };
+        let heads = file.num_attention_heads.unwrap_or(hidden_size / 64);
+        if heads == 0 || hidden_size % heads != 0 || vocab_size == 0 || max_position_embeddings < 2 {
+            return Err(Error::format(
+                checkpoint.path(),
+                format!("{heads} attention heads do not divide the width {hidden_size}; give the model's own config.json"),
+            ));
+        }
+        Ok(Self {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers: checkpoint.count("text_model.encoder.layers.{}.mlp.fc1.weight"),
+            num_attention_heads: heads,
+            max_position_embeddings,
+            hidden_act: file.hidden_act.unwrap_or(ClipActivation::QuickGelu),
+            layer_norm_eps: file.layer_norm_eps.unwrap_or(1e-5),
+        })
+    }
+}
+
+impl ConfigFile {
+    /// Fills what is not set.
+    fn or(mut self, heads: Option<usize>, act: Option<ClipActivation>, eps: Option<f64>) -> Self {
+        self.num_attention_heads = self.num_attention_heads.or(heads);
+        self.hidden_act = self.hidden_act.or(act);
+        self.layer_norm_eps = self.layer_norm_eps.or(eps);
+        self
+    }
+}
+
+#[derive(Module, Debug)]
+struct Layer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    num_heads: usize,
+    #[module(skip)]
+    activation: ClipActivation,
+}
+
+impl Layer {
+    fn load(w: Weights<'_>, config: &ClipTextConfig) -> Self {
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+        let linear = |name: &str, shape| w.at(name, |w| Linear::load(w, shape));
+        Self {
+            layer_norm1: w.at("layer_norm1", |w| LayerNorm::load(w, d, eps)),
+            q_proj: linear("self_attn.q_proj", [d, d]),
+            k_proj: linear("self_attn.k_proj", [d, d]),
+            v_proj: linear("self_attn.v_proj", [d, d]),
+            out_proj: linear("self_attn.out_proj", [d, d]),
+            layer_norm2: w.at("layer_norm2", |w| LayerNorm::load(w, d, eps)),
+            fc1: linear("mlp.fc1", [d, config.intermediate_size]),
+            fc2: linear("mlp.fc2", [config.intermediate_size, d]),
+            num_heads: config.num_attention_heads,
+            activation: config.hidden_act,
+        }
+    }
+
+    /// `[batch, tokens, hidden]` -> the same.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let normed = self.layer_norm1.forward(x.clone());
+        let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
+        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+        let attended = attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, None, options);
+        let x = x + self.out_proj.forward(join_heads(attended));
+        let hidden = self.fc1.forward(self.layer_norm2.forward(x.clone()));
+        let hidden = match self.activation {
+            ClipActivation::QuickGelu => quick_gelu(hidden),
+            ClipActivation::Gelu => gelu(hidden),
+        };
+        x + self.fc2.forward(hidden)
+    }
+}
+
+/// The CLIP text encoder.
+#[derive(Module, Debug)]
+pub struct ClipTextEncoder {
+    token_embedding: Embedding,
+    /// `[positions, hidden]`.
+    position_embedding: Param<Tensor<2>>,
+    layers: Vec<Layer>,
+    final_layer_norm: LayerNorm,
+    #[module(skip)]
+    config: ClipTextConfig,
+    #[module(skip)]
+    device: Device,
+    #[module(skip)]
+    dtype: FloatDType,
+}
+
+impl ClipTextEncoder {
+    /// Loads the text encoder; a vision encoder and projections in the same file are ignored.
+    /// `config_json` is the path of the model's `config.json`, see [`ClipTextConfig::detect`].
+    ///
+    /// # Errors
+    ///
+    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
+    pub fn load(checkpoint: &Checkpoint, config_json: Option<&Path>, options: &LoadOptions) -> Result<Self> {
+        let json = config_json.map(|path| std::fs::read(path).map_err(Error::io(path))).transpose()?;
+        Self::load_with(checkpoint, ClipTextConfig::detect(checkpoint, json.as_deref())?, options)
+    }
+
+    /// Loads the text encoder with a configuration that is already known.
+    ///
+    /// # Errors
+    ///
+    /// As [`ClipTextEncoder::load`].
+    pub fn load_with(checkpoint: &Checkpoint, config: ClipTextConfig, options: &LoadOptions) -> Result<Self> {
+        let ignore = |key: &str| {
+            key.starts_with("vision_model.")
+                || key == "text_model.embeddings.position_ids"
+                || ["logit_scale", "visual_projection.weight", "text_projection.weight"].contains(&key)
+        };
+        load(checkpoint, "a CLIP text encoder", options, ignore, |w| {
+            let d = config.hidden_size;
+            w.at("text_model", |w| {
+                Ok(Self {
+                    token_embedding: Embedding::load(w, "embeddings.token_embedding.weight", [config.vocab_size, d]),
+                    position_embedding: w
+                        .param("embeddings.position_embedding.weight", [config.max_position_embeddings, d]),
+                    layers: (0..config.num_hidden_layers)
+                        .map(|i| w.at(format!("encoder.layers.{i}"), |w| Layer::load(w, &config)))
+                        .collect(),
+                    final_layer_norm: w
+                        .at("final_layer_norm", |w| LayerNorm::load(w, d, config.layer_norm_eps)),
+                    device: w.device().clone(),
+                    dtype: w.dtype(),
+                    config: config.clone(),
+                })
+            })
+        })
+    }
+
+    /// Dimensions.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// The normed state at the first position of the highest token id, which is the end token's:
+    /// token ids `[tokens]` -> `[1, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, more than there are positions, or an id beyond the vocabulary.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor<2>> {
+        let positions = self.config.max_position_embeddings;
+        if ids.len() > positions {
+            return Err(Error::invalid("CLIP token ids", ids.len(), format!("at most {positions}")));
+        }
+        let x = self.token_embedding.forward(ids, &self.device, self.dtype)?;
+        let x = x + self.position_embedding.val().narrow(0, 0, ids.len()).unsqueeze();
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
+        let highest = ids.iter().max();
+        let end = ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
+        Ok(self.final_layer_norm.forward(x).narrow(1, end, 1).squeeze_dim(1))
+    }
+}

@@ -1,0 +1,244 @@
+//! T5 v1.1 encoder: token ids to one state per token.
+//!
+//! After transformers' `models/t5/modeling_t5.py` (`T5EncoderModel`). There is no attention mask: padding is attended to.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::gelu_approximate;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::nn::{Embedding, Linear, RmsNorm, join_heads, split_heads};
+use crate::weights::{Checkpoint, LoadOptions, Weights, load};
+
+/// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct T5Config {
+    /// Tokens that have an embedding.
+    pub vocab_size: usize,
+    /// Width of the stream.
+    pub d_model: usize,
+    /// Width of one attention head.
+    pub d_kv: usize,
+    /// Width of the feed-forward layer.
+    pub d_ff: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Buckets of relative positions.
+    pub relative_attention_num_buckets: usize,
+    /// Distance from which on all positions share a bucket.
+    pub relative_attention_max_distance: usize,
+    /// Added to the mean square in norms.
+    pub layer_norm_epsilon: f64,
+}
+
+const BLOCK0: &str = "encoder.block.0.layer.0.SelfAttention";
+
+impl T5Config {
+    /// Reads all dimensions off the shapes in `checkpoint`.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that tells a dimension is missing or has another rank, or heads that do not divide their width.
+    pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let matrix = |name: &str| -> Result<[usize; 2]> {
+            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
+                let reason = format!("is no T5 encoder: tensor {name} is missing or no matrix");
+                Error::format(checkpoint.path(), reason)
+            })
+        };
+        let [vocab_size, d_model] = matrix(embedding_key(checkpoint))?;
+        let [inner, _] = matrix(&format!("{BLOCK0}.q.weight"))?;
+        let [buckets, num_heads] = matrix(&format!("{BLOCK0}.relative_attention_bias.weight"))?;
+        let [d_ff, _] = matrix("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
+        if num_heads == 0 || inner == 0 || inner % num_heads != 0 || buckets < 4 || buckets % 2 != 0 || vocab_size == 0 {
+            return Err(Error::format(
+                checkpoint.path(),
+                format!("dimensions do not fit together: {num_heads} heads, inner width {inner}, {buckets} buckets"),
+            ));
+        }
+        Ok(Self {
+            vocab_size,
+            d_model,
+            d_kv: inner / num_heads,
+            d_ff,
+            num_heads,
+            num_layers: checkpoint.count("encoder.block.{}.layer.0.SelfAttention.q.weight"),
+            relative_attention_num_buckets: buckets,
+            relative_attention_max_distance: 128,
+            layer_norm_epsilon: 1e-6,
+        })
+    }
+}
+
+/// Files name the embedding in one of two ways, or both (the two are then the same).
+fn embedding_key(checkpoint: &Checkpoint) -> &'static str {
+    const KEYS: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
+    KEYS.into_iter().find(|key| checkpoint.tensors().contains_key(*key)).unwrap_or(KEYS[0])
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    attention_norm: RmsNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    ff_norm: RmsNorm,
+    wi_0: Linear,
+    wi_1: Linear,
+    wo: Linear,
+    num_heads: usize,
+}
+
+impl Block {
+    fn load(w: Weights<'_>, config: &T5Config) -> Self {
+        let (d, inner, eps) = (config.d_model, config.num_heads * config.d_kv, config.layer_norm_epsilon);
+        let linear = |name: &str, shape| w.at(name, |w| Linear::load_without_bias(w, shape));
+        Self {
+            attention_norm: RmsNorm::load(w, "layer.0.layer_norm.weight", d, eps),
+            q: linear("layer.0.SelfAttention.q", [d, inner]),
+            k: linear("layer.0.SelfAttention.k", [d, inner]),
+            v: linear("layer.0.SelfAttention.v", [d, inner]),
+            o: linear("layer.0.SelfAttention.o", [inner, d]),
+            ff_norm: RmsNorm::load(w, "layer.1.layer_norm.weight", d, eps),
+            wi_0: linear("layer.1.DenseReluDense.wi_0", [d, config.d_ff]),
+            wi_1: linear("layer.1.DenseReluDense.wi_1", [d, config.d_ff]),
+            wo: linear("layer.1.DenseReluDense.wo", [config.d_ff, d]),
+            num_heads: config.num_heads,
+        }
+    }
+
+    /// `x` `[batch, tokens, d_model]`, `bias` `[batch, heads, tokens, tokens]` -> as `x`.
+    fn forward(&self, x: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
+        let normed = self.attention_norm.forward(x.clone());
+        let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
+        let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+        let attended = attention(heads(&self.q), heads(&self.k), heads(&self.v), None, Some(bias), options);
+        let x = x + self.o.forward(join_heads(attended));
+        let normed = self.ff_norm.forward(x.clone());
+        let gated = gelu_approximate(self.wi_0.forward(normed.clone())) * self.wi_1.forward(normed);
+        x + self.wo.forward(gated)
+    }
+}
+
+/// The T5 v1.1 encoder.
+#[derive(Module, Debug)]
+pub struct T5Encoder {
+    embedding: Embedding,
+    /// `[buckets, heads]`, held by block 0 and shared by all.
+    relative_attention_bias: Param<Tensor<2>>,
+    blocks: Vec<Block>,
+    final_layer_norm: RmsNorm,
+    #[module(skip)]
+    config: T5Config,
+    #[module(skip)]
+    device: Device,
+    #[module(skip)]
+    dtype: FloatDType,
+}
+
+impl T5Encoder {
+    /// Loads the encoder; all dimensions come from the tensors' shapes. A decoder in the same file is ignored.
+    ///
+    /// # Errors
+    ///
+    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let config = T5Config::detect(checkpoint)?;
+        let embedding = embedding_key(checkpoint);
+        let ignore = |key: &str| {
+            key.starts_with("decoder.") || key == "lm_head.weight" || key == "encoder.embed_tokens.weight"
+        };
+        load(checkpoint, "a T5 encoder", options, ignore, |w| {
+            let bias_shape = [config.relative_attention_num_buckets, config.num_heads];
+            Ok(Self {
+                embedding: Embedding::load(w, embedding, [config.vocab_size, config.d_model]),
+                relative_attention_bias: w.param(&format!("{BLOCK0}.relative_attention_bias.weight"), bias_shape),
+                blocks: (0..config.num_layers)
+                    .map(|i| w.at(format!("encoder.block.{i}"), |w| Block::load(w, &config)))
+                    .collect(),
+                final_layer_norm: RmsNorm::load(
+                    w,
+                    "encoder.final_layer_norm.weight",
+                    config.d_model,
+                    config.layer_norm_epsilon,
+                ),
+                device: w.device().clone(),
+                dtype: w.dtype(),
+                config: config.clone(),
+            })
+        })
+    }
+
+    /// Dimensions.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// The last hidden state after the final norm: token ids `[tokens]` -> `[1, tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, or an id beyond the vocabulary.
+    pub fn forward(&self, ids: &[u32]) -> Result<Tensor<3>> {
+        let x = self.embedding.forward(ids, &self.device, self.dtype)?;
+        let bias = self.position_bias(ids.len());
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, bias.clone()));
+        Ok(self.final_layer_norm.forward(x))
+    }
+
+    /// `[1, heads, tokens, tokens]`: what is added to attention scores by relative position.
+    fn position_bias(&self, tokens: usize) -> Tensor<4> {
+        let buckets: Vec<i64> = (0..tokens)
+            .flat_map(|query| (0..tokens).map(move |key| key as i64 - query as i64))
+            .map(|distance| {
+                bucket(
+                    distance,
+                    self.config.relative_attention_num_buckets,
+                    self.config.relative_attention_max_distance,
+                )
+            })
+            .collect();
+        let indices = Tensor::from_data(TensorData::new(buckets, [tokens * tokens]), &self.device);
+        self.relative_attention_bias
+            .val()
+            .select(0, indices)
+            .reshape([1, tokens, tokens, self.config.num_heads])
+            .permute([0, 3, 1, 2])
+    }
+}
+
+/// Bucket of a relative position, for attention in both directions
+/// (Raffel et al., arXiv 1910.10683, section 2.1; `T5Attention._relative_position_bucket`).
+fn bucket(distance: i64, buckets: usize, max_distance: usize) -> i64 {
+    let half = buckets as i64 / 2;
+    let side = if distance > 0 { half } else { 0 };
+    let distance = distance.abs();
+    let exact = half / 2;
+    if distance < exact {
+        return side + distance;
+    }
+    // In f32, as upstream: the rounding of the logarithm decides at bucket borders.
+    let ratio = (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
+    let far = exact + (ratio * (half - exact) as f32) as i64;
+    side + far.min(half - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_exact_near_and_logarithmic_far() {
+        let b = |distance| bucket(distance, 32, 128);
+        assert_eq!([b(0), b(-1), b(-7), b(1), b(7)], [0, 1, 7, 17, 23]);
+        assert_eq!([b(-8), b(-15), b(-16), b(-127), b(-128), b(-500)], [8, 9, 10, 15, 15, 15]);
+        assert_eq!([b(8), b(500)], [24, 31]);
+    }
+}

@@ -1,0 +1,156 @@
+//! What the parts of a generation are to each other. Implement one of these to put in a part of your own.
+
+use std::ops::ControlFlow;
+
+use burn::tensor::Tensor;
+
+use crate::error::Result;
+use crate::flux::PositionId;
+
+/// Turns prompts into what the velocity model is conditioned on.
+pub trait TextEncoder: Send + Sync {
+    /// Encodes a batch of prompts. Each prompt's result depends on that prompt alone.
+    ///
+    /// # Errors
+    ///
+    /// A prompt that cannot be tokenized, or a result that is not finite.
+    fn encode(&self, prompts: &[String]) -> Result<TextEncoding>;
+}
+
+/// Prompts as the velocity model takes them.
+#[derive(Debug, Clone)]
+pub struct TextEncoding {
+    /// One state per token, `[batch, tokens, features]` (T5).
+    pub txt: Tensor<3>,
+    /// One state per prompt, `[batch, features]` (CLIP).
+    pub vec: Tensor<2>,
+    /// Prompts that were too long, and by how much.
+    pub truncated: Vec<Truncation>,
+}
+
+/// A prompt that an encoder could not take in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Truncation {
+    /// Which prompt of the batch.
+    pub prompt: usize,
+    /// Which encoder.
+    pub encoder: &'static str,
+    /// Tokens that were kept, special tokens included.
+    pub kept: usize,
+    /// Tokens that were dropped.
+    pub dropped: usize,
+}
+
+/// Maps pictures to latents and back.
+pub trait LatentCodec: Send + Sync {
+    /// Pictures `[batch, 3, H, W]` in `[-1, 1]`, f32, to latents `[batch, C, H / f, W / f]`, f32.
+    /// With a seed the latent is drawn from the encoder's distribution, without one it is its mean.
+    ///
+    /// # Errors
+    ///
+    /// A size that is not a multiple of the downsampling factor.
+    fn encode(&self, pictures: Tensor<4>, seed: Option<u64>) -> Result<Tensor<4>>;
+
+    /// Latents `[batch, C, h, w]` to pictures `[batch, 3, h * f, w * f]`, f32, in about `[-1, 1]`.
+    ///
+    /// # Errors
+    ///
+    /// Latents of another number of channels.
+    fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>>;
+
+    /// Channels of a latent (C); 16 for FLUX.
+    fn channels(&self) -> usize;
+
+    /// Pixels per latent along each side (f); 8 for FLUX.
+    fn downsampling(&self) -> usize;
+}
+
+/// What stays the same over all steps of a generation.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    /// Text states `[batch, text tokens, features]`.
+    pub txt: Tensor<3>,
+    /// Pooled text `[batch, features]`.
+    pub vec: Tensor<2>,
+    /// Packed reference latents, `[batch, tokens of the reference, channels]` each.
+    pub references: Vec<Tensor<3>>,
+    /// Positions of the text tokens, the noisy latent's tokens, then each reference's.
+    pub ids: Vec<PositionId>,
+}
+
+/// Input of one evaluation of the velocity model.
+#[derive(Debug, Clone)]
+pub struct VelocityInput<'a> {
+    /// Packed noisy latent `[batch, tokens, channels]`.
+    pub latent: Tensor<3>,
+    /// Time of each sample, 1 (noise) to 0 (picture), `[batch]`.
+    pub t: &'a [f32],
+    /// Guidance of each sample, `[batch]`; ignored by models without guidance input.
+    pub guidance: &'a [f32],
+    /// What stays the same over all steps.
+    pub conditioning: &'a Conditioning,
+}
+
+/// Predicts the velocity `dx/dt` of a noisy latent.
+pub trait VelocityModel: Send + Sync {
+    /// Velocity of the latent's tokens, `[batch, tokens, channels]`.
+    ///
+    /// # Errors
+    ///
+    /// Shapes that do not fit together or to the model.
+    fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>>;
+
+    /// Features of a packed latent token; 64 for FLUX.
+    fn in_channels(&self) -> usize;
+}
+
+/// What an [`Observer`] is told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A stage begins: loading, text encoding, decoding ...
+    Stage {
+        /// Name of the stage, for people.
+        name: &'a str,
+    },
+    /// A step of the sampler is done.
+    Step {
+        /// Steps done, from 1.
+        step: usize,
+        /// Steps in all.
+        total: usize,
+        /// Seconds that this step took.
+        seconds: f64,
+        /// The packed latent after the step, `[batch, tokens, channels]`.
+        latent: &'a Tensor<3>,
+    },
+    /// Something was changed or noticed that the user should know, such as a truncated prompt.
+    Notice {
+        /// What, for people.
+        text: &'a str,
+    },
+}
+
+/// Watches long work, and may stop it.
+///
+/// Closures that take an [`Event`] and return [`ControlFlow`] are observers too.
+pub trait Observer: Send + Sync {
+    /// Called as work goes on; [`ControlFlow::Break`] cancels it with [`crate::Error::Cancelled`].
+    fn on_event(&self, event: &Event<'_>) -> ControlFlow<()>;
+}
+
+impl<F: Fn(&Event<'_>) -> ControlFlow<()> + Send + Sync> Observer for F {
+    fn on_event(&self, event: &Event<'_>) -> ControlFlow<()> {
+        self(event)
+    }
+}
+
+/// Watches nothing and never stops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn on_event(&self, _: &Event<'_>) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

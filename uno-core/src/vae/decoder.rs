@@ -1,0 +1,74 @@
+//! From latents to pictures.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+
+use super::AutoEncoderConfig;
+use super::blocks::{Conv2d, GroupNorm, Mid, ResnetBlock};
+use crate::weights::Weights;
+
+/// The decoder half of the autoencoder.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    conv_in: Conv2d,
+    mid: Mid,
+    /// Levels, finest first, as in the checkpoint; they run from the last to the first.
+    up: Vec<Up>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// One level: residual blocks, then twice the size (except at level 0).
+#[derive(Module, Debug)]
+struct Up {
+    block: Vec<ResnetBlock>,
+    upsample: Option<Conv2d>,
+}
+
+impl Decoder {
+    pub(super) fn load(w: Weights<'_>, config: &AutoEncoderConfig) -> Self {
+        let deepest = config.channels.last().copied().unwrap_or(config.base_channels);
+        let mut input = deepest;
+        let levels = config.channels.iter().enumerate().rev().map(|(level, &output)| {
+            w.at(format!("up.{level}"), |w| {
+                let block = (0..config.num_res_blocks + 1).map(|i| {
+                    w.at(format!("block.{i}"), |w| ResnetBlock::load(w, [std::mem::replace(&mut input, output), output]))
+                });
+                Up {
+                    block: block.collect(),
+                    upsample: (level > 0).then(|| w.at("upsample.conv", |w| Conv2d::same(w, [output, output]))),
+                }
+            })
+        });
+        let mut up: Vec<Up> = levels.collect();
+        up.reverse();
+        Self {
+            conv_in: w.at("conv_in", |w| Conv2d::same(w, [config.latent_channels, deepest])),
+            mid: w.at("mid", |w| Mid::load(w, deepest)),
+            up,
+            norm_out: w.at("norm_out", |w| GroupNorm::load(w, input)),
+            conv_out: w.at("conv_out", |w| Conv2d::same(w, [input, 3])),
+        }
+    }
+
+    /// `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`.
+    pub(super) fn forward(&self, z: Tensor<4>) -> Tensor<4> {
+        let mut h = self.mid.forward(self.conv_in.forward(z));
+        for level in self.up.iter().rev() {
+            h = level.block.iter().fold(h, |h, block| block.forward(h));
+            if let Some(upsample) = &level.upsample {
+                h = upsample.forward(double_size(h));
+            }
+        }
+        self.conv_out.forward(silu(self.norm_out.forward(h)))
+    }
+}
+
+/// Every pixel becomes 2x2 of its kind. `[batch, C, H, W]` -> `[batch, C, 2 H, 2 W]`.
+fn double_size(x: Tensor<4>) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    x.reshape([batch * channels, height, 1, width, 1])
+        .expand([batch * channels, height, 2, width, 2])
+        .reshape([batch, channels, 2 * height, 2 * width])
+}

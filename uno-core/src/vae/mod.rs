@@ -1,0 +1,188 @@
+//! The FLUX autoencoder: pictures to 16-channel latents and back, always in f32.
+//!
+//! After `black-forest-labs/flux` (`modules/autoencoder.py`). Field names equal checkpoint keys.
+
+mod blocks;
+mod decoder;
+mod encoder;
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+
+use crate::error::{Error, Result};
+use crate::noise::{NoiseSource, latent_noise};
+use crate::traits::LatentCodec;
+use crate::weights::{Checkpoint, LoadOptions, load};
+
+/// Latents are scaled and shifted to about unit variance and zero mean (FLUX `util.py`, all variants).
+const SCALE_FACTOR: f64 = 0.3611;
+const SHIFT_FACTOR: f64 = 0.1159;
+
+/// Dimensions of an autoencoder, read off its tensors' shapes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AutoEncoderConfig {
+    /// Channels at each level, finest first: `ch * ch_mult`; 128, 256, 512, 512 for FLUX.
+    pub channels: Vec<usize>,
+    /// Channels after the encoder's first convolution; 128 for FLUX.
+    pub base_channels: usize,
+    /// Residual blocks per level of the encoder; the decoder has one more. 2 for FLUX.
+    pub num_res_blocks: usize,
+    /// Channels of the latent (z); 16 for FLUX.
+    pub latent_channels: usize,
+}
+
+impl AutoEncoderConfig {
+    /// Reads all dimensions off the shapes in `checkpoint`.
+    ///
+    /// # Errors
+    ///
+    /// A tensor that tells a dimension is missing or has another rank, or a width that 32 groups do not divide.
+    pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let kernel = |name: &str| -> Result<[usize; 4]> {
+            let shape = checkpoint.shape(name);
+            shape.and_then(|s| s.try_into().ok()).ok_or_else(|| {
+                Error::format(
+                    checkpoint.path(),
+                    format!("is no FLUX autoencoder in its original layout: tensor {name} is missing or no 2D kernel"),
+                )
+            })
+        };
+        let levels = checkpoint.count("encoder.down.{}.block.0.conv1.weight");
+        let channels: Vec<usize> = (0..levels)
+            .map(|i| Ok(kernel(&format!("encoder.down.{i}.block.0.conv1.weight"))?[0]))
+            .collect::<Result<_>>()?;
+        let config = Self {
+            base_channels: kernel("encoder.conv_in.weight")?[0],
+            num_res_blocks: checkpoint.count("encoder.down.0.block.{}.conv1.weight"),
+            latent_channels: kernel("encoder.conv_out.weight")?[0] / 2,
+            channels,
+        };
+        let odd = |c: &usize| *c == 0 || c % blocks::GROUPS != 0;
+        if config.channels.is_empty() || config.latent_channels == 0 || config.channels.iter().any(odd) || odd(&config.base_channels) {
+            return Err(Error::format(
+                checkpoint.path(),
+                format!(
+                    "dimensions do not fit together: levels of {:?} channels (wanted at least one, each a multiple of {}), \
+                     {} latent channels",
+                    config.channels,
+                    blocks::GROUPS,
+                    config.latent_channels
+                ),
+            ));
+        }
+        Ok(config)
+    }
+
+    /// Pixels per latent along each side.
+    pub fn downsampling(&self) -> usize {
+        1 << (self.channels.len() - 1)
+    }
+}
+
+/// The FLUX autoencoder.
+#[derive(Module, Debug)]
+pub struct AutoEncoder {
+    encoder: Encoder,
+    decoder: Decoder,
+    #[module(skip)]
+    config: AutoEncoderConfig,
+    #[module(skip)]
+    device: Device,
+}
+
+impl AutoEncoder {
+    /// Loads the autoencoder from a checkpoint in its original layout; all dimensions come from the tensors' shapes.
+    /// It computes in f32 whatever `options` say, as in the official pipeline.
+    ///
+    /// # Errors
+    ///
+    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
+    pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let config = AutoEncoderConfig::detect(checkpoint)?;
+        let options = options.clone().with_dtype(FloatDType::F32);
+        load(checkpoint, "a FLUX autoencoder", &options, |_| false, |w| {
+            Ok(Self {
+                encoder: w.at("encoder", |w| Encoder::load(w, &config)),
+                decoder: w.at("decoder", |w| Decoder::load(w, &config)),
+                device: w.device().clone(),
+                config: config.clone(),
+            })
+        })
+    }
+
+    /// Dimensions.
+    pub fn config(&self) -> &AutoEncoderConfig {
+        &self.config
+    }
+
+    /// Mean and log-variance of the latents before scaling: `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`.
+    ///
+    /// # Errors
+    ///
+    /// A size that is not a positive multiple of the downsampling factor, or another number of channels.
+    pub fn moments(&self, pictures: Tensor<4>) -> Result<Tensor<4>> {
+        let [_, channels, height, width] = pictures.dims();
+        let f = self.config.downsampling();
+        if channels != 3 || height == 0 || width == 0 || height % f != 0 || width % f != 0 {
+            return Err(Error::invalid(
+                "pictures [batch, 3, H, W]",
+                format!("{:?}", pictures.dims()),
+                format!("3 channels, H and W positive multiples of {f}"),
+            ));
+        }
+        // One sample at a time: the same values alone and in a batch, and the least memory.
+        let encode = |x| self.encoder.forward(x);
+        Ok(per_sample(pictures.to_device(&self.device).cast(FloatDType::F32), encode))
+    }
+}
+
+fn per_sample(x: Tensor<4>, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+    let batch = x.dims()[0];
+    Tensor::cat((0..batch).map(|i| f(x.clone().narrow(0, i, 1))).collect(), 0)
+}
+
+impl LatentCodec for AutoEncoder {
+    fn encode(&self, pictures: Tensor<4>, seed: Option<u64>) -> Result<Tensor<4>> {
+        let [_, _, height, width] = pictures.dims();
+        let moments = self.moments(pictures)?;
+        let [batch, _, h, w] = moments.dims();
+        let z = self.config.latent_channels;
+        let mut latent = moments.clone().narrow(1, 0, z);
+        if let Some(seed) = seed {
+            let std = moments.narrow(1, z, z).mul_scalar(0.5).exp();
+            let draw = |i: usize| {
+                let seed = seed.wrapping_add(i as u64);
+                latent_noise(NoiseSource::TorchCpu, seed, z, [height, width], FloatDType::F32, &self.device)
+            };
+            let noise = Tensor::cat((0..batch).map(draw).collect::<Result<Vec<_>>>()?, 0);
+            latent = latent + std * noise.slice([0..batch, 0..z, 0..h, 0..w]);
+        }
+        Ok(latent.sub_scalar(SHIFT_FACTOR).mul_scalar(SCALE_FACTOR))
+    }
+
+    fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>> {
+        let [_, channels, h, w] = latents.dims();
+        if channels != self.config.latent_channels || h == 0 || w == 0 {
+            return Err(Error::invalid(
+                "latents [batch, C, h, w]",
+                format!("{:?}", latents.dims()),
+                format!("{} channels, h and w at least 1", self.config.latent_channels),
+            ));
+        }
+        let latents = latents.to_device(&self.device).cast(FloatDType::F32);
+        let z = latents.div_scalar(SCALE_FACTOR).add_scalar(SHIFT_FACTOR);
+        Ok(per_sample(z, |z| self.decoder.forward(z)))
+    }
+
+    fn channels(&self) -> usize {
+        self.config.latent_channels
+    }
+
+    fn downsampling(&self) -> usize {
+        self.config.downsampling()
+    }
+}

@@ -1,0 +1,346 @@
+//! Opening safetensors files: one file, shards with an index, or bytes in memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+
+use super::{StorageDtype, StoredTensor};
+use crate::error::{Error, Result};
+
+/// The tensors of one model as its files hold them, by name. Nothing is read but the headers.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: BTreeMap<String, StoredTensor>,
+    fingerprint: String,
+}
+
+/// Bytes taken from each sampled place of a large file for its fingerprint.
+const FINGERPRINT_BLOCK: usize = 1 << 16;
+/// How many places of a large file go into its fingerprint; files up to `BLOCKS * BLOCK` (16 MiB) are hashed whole.
+const FINGERPRINT_BLOCKS: usize = 256;
+/// Largest index file that is read; the index of FLUX.1-dev in the diffusers layout has 0.1 MB.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+impl Checkpoint {
+    /// Opens `path`: a `.safetensors` file, an index (`*.safetensors.index.json`) of shards, or a folder that holds one of
+    /// the two as `model.safetensors`, `diffusion_pytorch_model.safetensors` or as its only file of that kind.
+    ///
+    /// # Errors
+    ///
+    /// A file that is missing, empty, truncated, not safetensors (pickle is refused), or whose header lies about offsets,
+    /// lengths or shapes; an index that names a shard outside its folder or a tensor that its shard lacks.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        if metadata.is_dir() {
+            return Self::open(&weights_in(path)?);
+        }
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            Self::open_sharded(path)
+        } else {
+            Self::open_file(path)
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        // SAFETY: the file is mapped read-only. Should another process shorten it while it is mapped, the kernel ends this
+        // process with SIGBUS; that is the known price of mapping, and what every safetensors reader pays.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        Self::from_bytes(path, bytes::Bytes::from_owner(map))
+    }
+
+    fn open_sharded(index: &Path) -> Result<Self> {
+        let length = std::fs::metadata(index).map_err(Error::io(index))?.len();
+        if length > MAX_INDEX_BYTES {
+            return Err(Error::format(index, format!("{length} bytes are too many for an index of shards")));
+        }
+        let text = std::fs::read(index).map_err(Error::io(index))?;
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+        let Index { weight_map } = serde_json::from_slice(&text).map_err(|e| {
+            Error::format(index, format!("not an index of shards: {e}; wanted JSON with a \"weight_map\""))
+        })?;
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut shards = BTreeMap::<&str, Self>::new();
+        let mut tensors = BTreeMap::new();
+        for (name, shard) in &weight_map {
+            // A file name and nothing else: an index must not reach outside its folder.
+            if !matches!(Path::new(shard).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+                return Err(Error::format(
+                    index,
+                    format!("shard {shard:?} of tensor {name} is not a plain file name beside the index"),
+                ));
+            }
+            if !shards.contains_key(shard.as_str()) {
+                shards.insert(shard, Self::open_file(&folder.join(shard))?);
+            }
+            let tensor = shards.get(shard.as_str()).and_then(|s| s.tensors.get(name)).ok_or_else(|| {
+                Error::format(
+                    index,
+                    format!("says that {shard} holds {name}, but it does not; the shards are of another download"),
+                )
+            })?;
+            tensors.insert(name.clone(), tensor.clone());
+        }
+        let mut hash = Sha256::new();
+        shards.values().for_each(|shard| hash.update(&shard.fingerprint));
+        Ok(Self { path: index.to_path_buf(), tensors, fingerprint: hex(&hash.finalize()) })
+    }
+
+    /// Reads a safetensors file that is already in memory; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(name: impl AsRef<Path>, bytes: bytes::Bytes) -> Result<Self> {
+        let name = name.as_ref();
+        let (header_length, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
+            let broken = || format!("not a sound safetensors file ({e}); it may be truncated: load it anew");
+            Error::format(name, foreign_format(&bytes).unwrap_or_else(broken))
+        })?;
+        let data_start = header_length + size_of::<u64>();
+        let mut tensors = BTreeMap::new();
+        for (key, info) in metadata.tensors() {
+            let (start, end) = info.data_offsets;
+            let range = data_start.checked_add(start).zip(data_start.checked_add(end));
+            let stored = range
+                .filter(|&(start, end)| start <= end && end <= bytes.len())
+                .and_then(|(start, end)| {
+                    StoredTensor::new(info.dtype.into(), info.shape.clone(), bytes.slice(start..end))
+                })
+                .ok_or_else(|| {
+                    Error::format(
+                        name,
+                        format!(
+                            "tensor {key} claims {:?} {:?} at bytes {start}..{end}, which does not fit together",
+                            info.dtype, info.shape
+                        ),
+                    )
+                })?;
+            tensors.insert(key, stored);
+        }
+        Ok(Self { path: name.to_path_buf(), tensors, fingerprint: fingerprint(&bytes, data_start) })
+    }
+
+    /// A checkpoint of which only names, formats and shapes are known. Models load from it with all weights zero and no
+    /// memory used: a check of names and shapes without any data.
+    pub fn from_shapes(
+        name: impl Into<PathBuf>,
+        shapes: impl IntoIterator<Item = (String, StorageDtype, Vec<usize>)>,
+    ) -> Self {
+        let tensors = shapes
+            .into_iter()
+            .map(|(name, dtype, shape)| (name, StoredTensor::header_only(dtype, shape)))
+            .collect();
+        Self { path: name.into(), tensors, fingerprint: String::new() }
+    }
+
+    /// Where the tensors come from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All tensors by name.
+    pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
+        &self.tensors
+    }
+
+    /// Dimensions of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(StoredTensor::shape)
+    }
+
+    /// How many consecutive indices `0, 1, 2 ...` stand for `{}` in `pattern` among the tensor names; it finds depths.
+    pub fn count(&self, pattern: &str) -> usize {
+        let (before, after) = pattern.split_once("{}").unwrap_or((pattern, ""));
+        (0..).take_while(|i| self.tensors.contains_key(&format!("{before}{i}{after}"))).count()
+    }
+
+    /// SHA-256 (hexadecimal) that tells this checkpoint from others: of the whole file up to 16 MiB, else of its length, its
+    /// header and 256 blocks of 64 KiB spread evenly over it. Empty where only shapes are known.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Names of tensors that hold NaN or infinity, with how many. Reads every byte.
+    pub fn non_finite(&self) -> Vec<(String, usize)> {
+        let count = |(name, tensor): (&String, &StoredTensor)| match tensor.count_non_finite() {
+            0 => None,
+            n => Some((name.clone(), n)),
+        };
+        self.tensors.iter().filter_map(count).collect()
+    }
+
+    /// Total bytes of all tensors as stored.
+    pub fn byte_len(&self) -> usize {
+        self.tensors.values().map(StoredTensor::byte_len).sum()
+    }
+}
+
+/// The file in `folder` that holds its weights.
+fn weights_in(folder: &Path) -> Result<PathBuf> {
+    const NAMES: [&str; 2] = ["model.safetensors", "diffusion_pytorch_model.safetensors"];
+    for name in NAMES {
+        for candidate in [folder.join(name), folder.join(format!("{name}.index.json"))] {
+            if candidate.is_file() {
+                return Ok(candidate);
+            }
+        }
+    }
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(Error::io(folder))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_file() && path.to_string_lossy().ends_with(".safetensors"))
+        .collect();
+    found.sort();
+    match &found[..] {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::format(folder, "holds no .safetensors file; wanted model.safetensors or its index of shards")),
+        many => Err(Error::format(
+            folder,
+            format!("holds {} .safetensors files and no index that joins them; name the one that is meant", many.len()),
+        )),
+    }
+}
+
+/// What a file is, if its first bytes show that it is no safetensors file; with the remedy.
+fn foreign_format(bytes: &[u8]) -> Option<String> {
+    let start = &bytes[..bytes.len().min(64)];
+    let text = String::from_utf8_lossy(start);
+    if bytes.is_empty() {
+        Some("the file is empty; load it anew".into())
+    } else if start.starts_with(b"PK\x03\x04") || (start.starts_with(b"\x80") && start.get(1).is_some_and(|&b| b <= 5)) {
+        Some(
+            "this is a pickled PyTorch file, and reading one can run code hidden in it; take the .safetensors file of the \
+             same model instead"
+                .into(),
+        )
+    } else if start.starts_with(b"GGUF") {
+        Some("this is a GGUF file, which is not read yet; take the .safetensors file of the same model".into())
+    } else if text.starts_with("version https://git-lfs") {
+        Some("this is a git-lfs pointer, not the file itself; run `git lfs pull`, or load it from the hub".into())
+    } else if text.trim_start().starts_with('<') {
+        Some("this is a web page, probably a saved error message; load the file anew".into())
+    } else {
+        None
+    }
+}
+
+fn fingerprint(bytes: &[u8], data_start: usize) -> String {
+    let mut hash = Sha256::new();
+    if bytes.len() <= FINGERPRINT_BLOCK * FINGERPRINT_BLOCKS {
+        hash.update(bytes);
+    } else {
+        hash.update(bytes.len().to_le_bytes());
+        hash.update(&bytes[..data_start]);
+        let stride = (bytes.len() - FINGERPRINT_BLOCK) / (FINGERPRINT_BLOCKS - 1);
+        for block in 0..FINGERPRINT_BLOCKS {
+            let start = block * stride;
+            hash.update(&bytes[start..start + FINGERPRINT_BLOCK]);
+        }
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, data: &[u8]) -> bytes::Bytes {
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.extend(data);
+        file.into()
+    }
+
+    fn message(file: bytes::Bytes) -> String {
+        Checkpoint::from_bytes("x.safetensors", file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_sound_file_opens_with_names_and_values() {
+        let file = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0, 0, 128, 63, 0, 0, 0, 64]);
+        let checkpoint = Checkpoint::from_bytes("x", file).unwrap();
+        assert_eq!(checkpoint.tensors()["a"].to_f32(), [1.0, 2.0]);
+        assert_eq!(checkpoint.fingerprint().len(), 64);
+    }
+
+    #[test]
+    fn a_header_that_lies_is_refused() {
+        for header in [
+            r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,800]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[18446744073709551615,18446744073709551615],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"F32""#,
+            "",
+        ] {
+            assert!(message(file(header, &[0; 8])).contains("x.safetensors"), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_header_length_beyond_the_file_is_refused() {
+        let mut lie = u64::MAX.to_le_bytes().to_vec();
+        lie.extend(b"{}");
+        assert!(message(lie.into()).contains("not a sound safetensors file"));
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused() {
+        let whole = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8]);
+        for length in 0..whole.len() {
+            assert!(Checkpoint::from_bytes("x", whole.slice(..length)).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn other_formats_are_named_with_a_remedy() {
+        assert!(message(bytes::Bytes::from_static(b"PK\x03\x04....data.pkl")).contains("pickled"));
+        assert!(message(bytes::Bytes::from_static(b"\x80\x02}q\x00.......")).contains("pickled"));
+        assert!(message(bytes::Bytes::from_static(b"GGUF\x03\0\0\0")).contains("GGUF"));
+        assert!(message(bytes::Bytes::from_static(b"version https://git-lfs.github.com/spec/v1")).contains("lfs"));
+        assert!(message(bytes::Bytes::new()).contains("empty"));
+    }
+
+    #[test]
+    fn an_index_may_not_reach_outside_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        for shard in ["../x.safetensors", "/etc/passwd", "", "a/b.safetensors", ".."] {
+            std::fs::write(&index, format!(r#"{{"weight_map":{{"a":"{shard}"}}}}"#)).unwrap();
+            let error = Checkpoint::open(&index).unwrap_err().to_string();
+            assert!(error.contains("plain file name"), "{shard}: {error}");
+        }
+    }
+
+    #[test]
+    fn shards_are_joined_by_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, shard) in [("a", "1.safetensors"), ("b", "2.safetensors")] {
+            let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
+            std::fs::write(folder.path().join(shard), file(&header, &[0; 4])).unwrap();
+        }
+        let index = folder.path().join("model.safetensors.index.json");
+        std::fs::write(&index, r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#).unwrap();
+        let names: Vec<_> = Checkpoint::open(folder.path()).unwrap().tensors().keys().cloned().collect();
+        assert_eq!(names, ["a", "b"]);
+        std::fs::write(&index, r#"{"weight_map":{"a":"1.safetensors","b":"1.safetensors"}}"#).unwrap();
+        assert!(Checkpoint::open(&index).unwrap_err().to_string().contains("another download"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Weights: tensors of checkpoint files, mapped into memory, and one strict way to load a model from them.
+//!
+//! ```text
+//! file(s) -> Checkpoint (names, shapes, formats; no data read) -> load(|weights| Model::load(weights)) -> model
+//! ```
+//!
+//! A model's `load` function takes each tensor that it needs by name and shape from [`Weights`]. Afterwards everything that
+//! was missing, left over or of a wrong shape is reported at once, in a [`LoadReport`].
+
+mod checkpoint;
+mod dtype;
+mod loader;
+mod report;
+mod stored;
+
+pub use checkpoint::Checkpoint;
+pub use dtype::{StorageDtype, e4m3_to_f32};
+pub use loader::{LoadOptions, Storage, Weights, load};
+pub use report::{LoadReport, Mismatch};
+pub use stored::StoredTensor;
