@@ -70,7 +70,7 @@ mod tests {
     fn features_run_channel_then_row_then_column() {
         let values: Vec<f32> = (0..8).map(|i| i as f32).collect();
         let latent = Tensor::<4>::from_data(TensorData::new(values, [1, 2, 2, 2]), &Device::flex());
-        let packed = pack(latent).unwrap().into_data().to_vec::<f32>().unwrap();
+        let packed = pack(latent).unwrap().into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(packed, [0., 1., 2., 3., 4., 5., 6., 7.]);
     }
 
@@ -90,7 +90,7 @@ mod tests {
             let latent = Tensor::<4>::from_data(TensorData::new(values.clone(), [batch, c, 2 * h, 2 * w]), &Device::flex());
             let packed = pack(latent).unwrap();
             prop_assert_eq!(packed.dims(), [batch, h * w, 4 * c]);
-            let back = unpack(packed, [2 * h, 2 * w]).unwrap().into_data().to_vec::<f32>().unwrap();
+            let back = unpack(packed, [2 * h, 2 * w]).unwrap().into_data().try_to_vec::<f32>().unwrap();
             prop_assert_eq!(back, values);
         }
     }

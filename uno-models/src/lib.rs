@@ -1,6 +1,30 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Map
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`pipeline`] | one generation as numbered steps |
+//! | [`request`] | what is asked, and whether it can be done |
+//! | [`picture`], [`preprocess`] | references: untrusted files to pixels, scaled and cropped as Pillow does |
+//! | [`unope`], [`conditioning`] | positions of references; prompts and references as the model takes them |
+//! | [`output`] | PNG and JSON with the settings inside |
+//! | [`checkpoint`] | finding the model's files, on disk or on the hub; the embedded model |
+//! | [`components`] | from files to a pipeline |
+//! | [`eval`] | prompt lists |
 
+pub mod checkpoint;
+pub mod components;
+pub mod conditioning;
 mod error;
+pub mod eval;
+pub mod output;
+pub mod picture;
+pub mod pipeline;
+pub mod preprocess;
+pub mod request;
 pub mod unope;
 
 pub use error::{Error, Result};
+pub use pipeline::{Generated, Generation, UnoPipeline};
+pub use request::Request;

@@ -144,6 +144,16 @@ impl Checkpoint {
         Self { path: name.into(), tensors, fingerprint: String::new() }
     }
 
+    /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
+    /// `flux-dev-fp8`. Weights that are e4m3 already stay where they are.
+    pub fn to_e4m3(&self) -> Self {
+        let cast = |(name, tensor): (&String, &StoredTensor)| match tensor.dtype().bytes() {
+            Some(_) => (name.clone(), tensor.to_e4m3()),
+            None => (name.clone(), tensor.clone()),
+        };
+        Self { tensors: self.tensors.iter().map(cast).collect(), ..self.clone() }
+    }
+
     /// Where the tensors come from.
     pub fn path(&self) -> &Path {
         &self.path

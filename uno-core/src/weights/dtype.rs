@@ -90,6 +90,23 @@ pub const fn e4m3_to_f32(code: u8) -> f32 {
     f32::from_bits(sign | bits)
 }
 
+/// The `float8_e4m3fn` code nearest to `x`, ties to even, as PyTorch's cast: what rounds beyond 448 becomes NaN.
+pub fn f32_to_e4m3(x: f32) -> u8 {
+    let sign = ((x.to_bits() >> 24) & 0x80) as u8;
+    let magnitude = x.abs();
+    // 464 is the middle between 448 and the next step, 480, which is the code of NaN; the tie goes to the even 448.
+    if magnitude.is_nan() || magnitude > 464.0 {
+        return sign | 0x7f;
+    }
+    if magnitude < 0.015_625 {
+        // Subnormal: steps of 2^-9. The product is exact, and 8 steps are the smallest normal number's code.
+        return sign | (magnitude * 512.0).round_ties_even() as u8;
+    }
+    let bits = magnitude.to_bits();
+    let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
+    sign | ((rounded >> 20) - (120 << 3)) as u8
+}
+
 const E4M3: [f32; 256] = {
     let mut table = [0.0; 256];
     let mut code = 0;
@@ -153,6 +170,29 @@ mod tests {
     fn e4m3_codes_grow_monotonically_up_to_the_largest() {
         for code in 0..0x7e {
             assert!(e4m3_to_f32(code) < e4m3_to_f32(code + 1), "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn every_e4m3_value_is_cast_back_to_its_code() {
+        for code in 0..=255u8 {
+            let value = e4m3_to_f32(code);
+            assert!(f32_to_e4m3(value) == code || value.is_nan() && f32_to_e4m3(value) & 0x7f == 0x7f, "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn casting_to_e4m3_rounds_to_the_nearest_and_ties_to_even() {
+        for code in 0..0x7eu8 {
+            let (low, high) = (e4m3_to_f32(code), e4m3_to_f32(code + 1));
+            let middle = (low + high) / 2.0;
+            assert_eq!(f32_to_e4m3(middle), if code % 2 == 0 { code } else { code + 1 }, "tie above {code:#x}");
+            assert_eq!(f32_to_e4m3(middle.next_down()), code);
+            assert_eq!(f32_to_e4m3(middle.next_up()), code + 1);
+            assert_eq!(f32_to_e4m3(-middle.next_up()), 0x80 | (code + 1));
+        }
+        for (x, code) in [(448.0, 0x7e), (464.0, 0x7e), (464.1, 0x7f), (f32::INFINITY, 0x7f), (1e-30, 0), (-1e-30, 0x80)] {
+            assert_eq!(f32_to_e4m3(x), code, "{x}");
         }
     }
 

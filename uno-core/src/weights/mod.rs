@@ -14,7 +14,7 @@ mod report;
 mod stored;
 
 pub use checkpoint::Checkpoint;
-pub use dtype::{StorageDtype, e4m3_to_f32};
+pub use dtype::{StorageDtype, e4m3_to_f32, f32_to_e4m3};
 pub use loader::{LoadOptions, Storage, Weights, load};
 pub use report::{LoadReport, Mismatch};
 pub use stored::StoredTensor;

@@ -4,8 +4,9 @@ use std::fmt;
 
 use burn::empty;
 use burn::tensor::{Bytes, DType, Device, FloatDType, Shape, Tensor, TensorData};
+use rayon::prelude::*;
 
-use super::dtype::{StorageDtype, expand_to_f32, float_bytes};
+use super::dtype::{StorageDtype, expand_to_f32, f32_to_e4m3, float_bytes};
 
 /// A tensor in its stored form. Cloning shares the bytes.
 ///
@@ -51,6 +52,15 @@ impl StoredTensor {
     /// All numbers as f32, outermost dimension first; empty where only the header is known or the format is not read.
     pub fn to_f32(&self) -> Vec<f32> {
         self.bytes.as_ref().and_then(|bytes| expand_to_f32(self.dtype, bytes)).unwrap_or_default()
+    }
+
+    /// The same tensor with every number cast to e4m3 without a scale, held in memory.
+    pub fn to_e4m3(&self) -> Self {
+        let bytes = self.bytes.as_ref().map(|bytes| match self.dtype {
+            StorageDtype::F8E4M3 => bytes.clone(),
+            _ => self.to_f32().into_par_iter().map(f32_to_e4m3).collect::<Vec<u8>>().into(),
+        });
+        Self { dtype: StorageDtype::F8E4M3, shape: self.shape.clone(), bytes }
     }
 
     /// The rows `indices` of a matrix, in their stored form; indices beyond the last row are left out.

@@ -1,0 +1,196 @@
+//! From checkpoint files to the parts of a pipeline.
+
+use burn::tensor::{Device, FloatDType};
+use uno_core::flux::Flux;
+use uno_core::lora;
+use uno_core::text::{ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer};
+use uno_core::traits::{Event, Observer, TextEncoder, TextEncoding};
+use uno_core::vae::AutoEncoder;
+use uno_core::weights::{Checkpoint, LoadOptions, Storage};
+
+use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, ModelType, T5TokenizerFiles};
+use crate::error::{Error, Result};
+use crate::pipeline::UnoPipeline;
+
+/// How a pipeline is loaded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PipelineOptions {
+    /// Where it computes.
+    pub device: Device,
+    /// The format of transformer and text encoders (the autoencoder is always f32) and of latents between steps.
+    pub dtype: FloatDType,
+    /// In which form weight matrices wait for their use.
+    pub storage: Storage,
+    /// Whether text encoders are loaded for each generation and released after it.
+    pub release_text_encoders: bool,
+    /// Factor on UNO's LoRA.
+    pub lora_scale: f64,
+    /// Whether the LoRA is merged into the weights: faster steps, for the memory of the adapted matrices in `dtype`.
+    pub merge_lora: bool,
+}
+
+impl PipelineOptions {
+    /// f32 on `device`, weights as stored, the LoRA beside them at scale 1.
+    pub fn new(device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            dtype: FloatDType::F32,
+            storage: Storage::AsStored,
+            release_text_encoders: false,
+            lora_scale: 1.0,
+            merge_lora: false,
+        }
+    }
+
+    fn load(&self) -> LoadOptions {
+        LoadOptions::new(&self.device).with_dtype(self.dtype).with_storage(self.storage)
+    }
+}
+
+/// The contents of all files of a model, opened but not loaded.
+#[derive(Debug, Clone)]
+pub struct ModelSource {
+    /// The transformer.
+    pub dit: Checkpoint,
+    /// The autoencoder.
+    pub ae: Checkpoint,
+    /// The LoRA, if one is used.
+    pub lora: Option<Checkpoint>,
+    /// Both text encoders.
+    pub text: TextSource,
+}
+
+/// The contents of the text encoders' files, opened but not loaded.
+#[derive(Debug, Clone)]
+pub struct TextSource {
+    /// T5's weights.
+    pub t5: Checkpoint,
+    /// CLIP's weights.
+    pub clip: Checkpoint,
+    /// CLIP's `config.json`.
+    pub clip_config: Option<Vec<u8>>,
+    /// T5's vocabulary.
+    pub t5_tokenizer: T5Tokenizer,
+    /// CLIP's vocabulary.
+    pub clip_tokenizer: ClipTokenizer,
+}
+
+impl ModelSource {
+    /// Opens the files that were found.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or is not what it should be.
+    pub fn open(files: &CheckpointFiles) -> Result<Self> {
+        let mut dit = Checkpoint::open(&files.dit.files)?;
+        if files.model_type == ModelType::FluxDevFp8 {
+            dit = dit.to_e4m3();
+        }
+        let clip_config =
+            files.clip.config.as_ref().map(|path| std::fs::read(path).map_err(Error::read(path))).transpose()?;
+        Ok(Self {
+            dit,
+            ae: Checkpoint::open(&files.ae.files)?,
+            lora: files.lora.as_ref().map(|lora| Checkpoint::open(&lora.files)).transpose()?,
+            text: TextSource {
+                t5: Checkpoint::open(&files.t5.weights.files)?,
+                clip: Checkpoint::open(&files.clip.weights.files)?,
+                clip_config,
+                t5_tokenizer: match &files.t5.tokenizer.files {
+                    T5TokenizerFiles::SentencePiece(path) => T5Tokenizer::from_spiece(path)?,
+                    T5TokenizerFiles::Json(path) => T5Tokenizer::from_tokenizer_json(path)?,
+                },
+                clip_tokenizer: match &files.clip.tokenizer.files {
+                    ClipTokenizerFiles::Json(path) => ClipTokenizer::from_tokenizer_json(path)?,
+                    ClipTokenizerFiles::VocabMerges { vocab, merges } => {
+                        ClipTokenizer::from_vocab_merges(vocab, merges)?
+                    }
+                },
+            },
+        })
+    }
+
+    /// Part, path and fingerprint of every checkpoint, for the record that goes with a picture.
+    pub fn fingerprints(&self) -> Vec<(&'static str, &Checkpoint)> {
+        let mut all = vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
+        all.extend(self.lora.as_ref().map(|lora| ("lora", lora)));
+        all
+    }
+}
+
+impl TextSource {
+    fn load(&self, options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
+        let t5 = T5Encoder::load(&self.t5, options)?;
+        let config = uno_core::text::ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
+        let clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
+        FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), T5_LENGTH)
+    }
+}
+
+/// A text encoder that holds no weights between prompts: it loads them, encodes and releases them.
+struct ReleasedTextEncoder {
+    source: TextSource,
+    options: LoadOptions,
+}
+
+impl TextEncoder for ReleasedTextEncoder {
+    fn encode(&self, prompts: &[String]) -> uno_core::Result<TextEncoding> {
+        self.source.load(&self.options)?.encode(prompts)
+    }
+}
+
+/// Loads a pipeline.
+///
+/// # Errors
+///
+/// Weights that are missing, left over, of another shape, or of another model; cancellation by the observer.
+pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Observer) -> Result<UnoPipeline> {
+    let load = options.load();
+    let stage = |name: &str| match observer.on_event(&Event::Stage { name }).is_break() {
+        true => Err(Error::from(uno_core::Error::Cancelled { step: 0, total: 0 })),
+        false => Ok(()),
+    };
+    stage("loading the transformer")?;
+    let mut model = Flux::load(&source.dit, &load)?;
+    if let Some(checkpoint) = &source.lora {
+        lora::attach(&mut model, checkpoint, options.lora_scale, &load)?;
+        if options.merge_lora {
+            stage("merging the LoRA")?;
+            lora::merge(&mut model, options.dtype);
+        }
+    }
+    stage("loading the autoencoder")?;
+    let codec = AutoEncoder::load(&source.ae, &load)?;
+    stage("loading the text encoders")?;
+    // Loaded once in any case, so that a wrong file shows now and not after minutes.
+    let text = source.text.load(&load)?;
+    check_widths(&text, &model, &codec)?;
+    let mut pipeline = if options.release_text_encoders {
+        drop(text);
+        let text = ReleasedTextEncoder { source: source.text.clone(), options: load };
+        UnoPipeline::new(text, codec, model, &options.device, options.dtype)
+    } else {
+        UnoPipeline::new(text, codec, model, &options.device, options.dtype)
+    };
+    pipeline.checkpoints = source.fingerprints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
+    Ok(pipeline)
+}
+
+/// The parts must be of one model.
+fn check_widths(text: &FluxTextEncoder, model: &Flux, codec: &AutoEncoder) -> Result<()> {
+    let config = model.config();
+    for (part, got, wanted) in [
+        ("T5", text.t5().config().d_model, config.context_in_dim),
+        ("CLIP", text.clip().config().hidden_size, config.vec_in_dim),
+        ("autoencoder", 4 * codec.config().latent_channels, config.in_channels),
+    ] {
+        if got != wanted {
+            return Err(Error::checkpoint(
+                part,
+                format!("gives {got} features, the transformer takes {wanted}; the two are of different models"),
+            ));
+        }
+    }
+    Ok(())
+}

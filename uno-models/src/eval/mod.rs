@@ -1,0 +1,5 @@
+//! Evaluation: prompt lists that are generated in one go.
+
+mod dreambench;
+
+pub use dreambench::{Entry, Shard, read_prompts};

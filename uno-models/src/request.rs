@@ -1,0 +1,223 @@
+//! What is asked of a generation, and whether it can be done.
+
+use burn::tensor::{FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+use uno_core::noise::NoiseSource;
+use uno_core::sampling::SequenceLength;
+
+use crate::error::{Error, Result};
+use crate::picture::Picture;
+use crate::preprocess::default_long_side;
+use crate::unope::UnoPe;
+
+/// Pixels per token along each side: pictures are rounded down to multiples of this.
+pub const MULTIPLE: usize = 16;
+/// Longest side of a picture that is accepted, in pixels.
+pub const MAX_SIDE: usize = 8192;
+/// Most steps that are accepted.
+pub const MAX_STEPS: usize = 10_000;
+
+/// One picture of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// What the picture shows; may be empty.
+    pub prompt: String,
+    /// Which noise it starts from.
+    pub seed: u64,
+}
+
+/// Format that the initial noise is drawn in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoiseDtype {
+    /// As the official pipeline: rounded to bf16.
+    #[default]
+    Bf16,
+    /// Full precision.
+    F32,
+}
+
+impl NoiseDtype {
+    pub(crate) fn float(self) -> FloatDType {
+        match self {
+            Self::Bf16 => FloatDType::BF16,
+            Self::F32 => FloatDType::F32,
+        }
+    }
+}
+
+/// A generation: one or more samples with the same references and settings, computed together.
+///
+/// Defaults are those of the official command line: 512x512, 25 steps, guidance 4, seed 3407.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Request {
+    /// The pictures to make.
+    pub samples: Vec<Sample>,
+    /// Pictures of the subjects, in the order in which the model sees them; may be empty.
+    pub references: Vec<Picture>,
+    /// Width in pixels; rounded down to a multiple of 16.
+    pub width: usize,
+    /// Height in pixels; rounded down to a multiple of 16.
+    pub height: usize,
+    /// Steps of the sampler.
+    pub num_steps: usize,
+    /// How closely the prompt is followed (an input of the distilled model, not classifier-free guidance).
+    pub guidance: f32,
+    /// Longer side that references are scaled to; by default 512 for one reference, 320 for more.
+    pub ref_size: Option<u32>,
+    /// How references are placed.
+    pub pe: UnoPe,
+    /// Whose random numbers the noise is.
+    pub noise: NoiseSource,
+    /// Format that the noise is drawn in.
+    pub noise_dtype: NoiseDtype,
+    /// Initial noise `[samples, channels, height / 8, width / 8]` in place of drawn noise; seeds are then not used.
+    pub latents: Option<Tensor<4>>,
+    /// Which sequence length shifts the schedule.
+    pub sequence_length: SequenceLength,
+    /// Whether the schedule is shifted at all.
+    pub shift: bool,
+    /// With a seed, reference latents are drawn from the encoder's distribution; without, they are its mean.
+    pub reference_seed: Option<u64>,
+}
+
+impl Request {
+    /// One picture of `prompt` with the default settings.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self {
+            samples: vec![Sample { prompt: prompt.into(), seed: 3407 }],
+            references: Vec::new(),
+            width: 512,
+            height: 512,
+            num_steps: 25,
+            guidance: 4.0,
+            ref_size: None,
+            pe: UnoPe::default(),
+            noise: NoiseSource::default(),
+            noise_dtype: NoiseDtype::default(),
+            latents: None,
+            sequence_length: SequenceLength::default(),
+            shift: true,
+            reference_seed: None,
+        }
+    }
+
+    /// Adds a reference.
+    pub fn with_reference(mut self, picture: Picture) -> Self {
+        self.references.push(picture);
+        self
+    }
+
+    /// Sets width and height in pixels.
+    pub fn with_size(mut self, width: usize, height: usize) -> Self {
+        (self.width, self.height) = (width, height);
+        self
+    }
+
+    /// Sets the number of steps.
+    pub fn with_steps(mut self, num_steps: usize) -> Self {
+        self.num_steps = num_steps;
+        self
+    }
+
+    /// Sets the seed of every sample.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.samples.iter_mut().for_each(|sample| sample.seed = seed);
+        self
+    }
+
+    /// Makes `count` pictures of each prompt, with the seeds `seed, seed + 1 ...` of the official `--num_images_per_prompt`.
+    ///
+    /// # Errors
+    ///
+    /// Seeds beyond 64 bits.
+    pub fn with_images_per_prompt(mut self, count: usize) -> Result<Self> {
+        let mut samples = Vec::with_capacity(self.samples.len().saturating_mul(count));
+        for Sample { prompt, seed } in &self.samples {
+            for j in 0..count as u64 {
+                let next = seed.checked_add(j).ok_or_else(|| {
+                    Error::request("seed", format!("{seed} + {j}"), "a sum that fits 64 bits")
+                })?;
+                samples.push(Sample { prompt: prompt.clone(), seed: next });
+            }
+        }
+        self.samples = samples;
+        Ok(self)
+    }
+
+    /// Longer side that references are scaled to.
+    pub fn long_side(&self) -> u32 {
+        self.ref_size.unwrap_or_else(|| default_long_side(self.references.len()))
+    }
+
+    /// Checks every setting, before any work; `channels` and `downsampling` are the codec's.
+    /// Returns width and height as they will be made.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot be done, with what can.
+    pub fn validate(&self, channels: usize, downsampling: usize) -> Result<(usize, usize)> {
+        if self.samples.is_empty() {
+            return Err(Error::request("samples", 0, "at least one prompt and seed"));
+        }
+        let side = |field: &str, value: usize| {
+            if (MULTIPLE..=MAX_SIDE).contains(&value) {
+                Ok(value / MULTIPLE * MULTIPLE)
+            } else {
+                Err(Error::request(field, value, format!("{MULTIPLE} to {MAX_SIDE} pixels")))
+            }
+        };
+        let (width, height) = (side("width", self.width)?, side("height", self.height)?);
+        if !(1..=MAX_STEPS).contains(&self.num_steps) {
+            return Err(Error::request("num_steps", self.num_steps, format!("1 to {MAX_STEPS}")));
+        }
+        if !self.guidance.is_finite() {
+            return Err(Error::request("guidance", self.guidance, "a finite number, about 1 to 10"));
+        }
+        if !(MULTIPLE..=MAX_SIDE).contains(&(self.long_side() as usize)) {
+            return Err(Error::request("ref_size", self.long_side(), format!("{MULTIPLE} to {MAX_SIDE} pixels")));
+        }
+        if let Some(latents) = &self.latents {
+            let wanted = [self.samples.len(), channels, height / downsampling, width / downsampling];
+            if latents.dims() != wanted {
+                let wanted = format!("{wanted:?}: [samples, channels, height / {downsampling}, width / {downsampling}]");
+                return Err(Error::request("latents", format!("{:?}", latents.dims()), wanted));
+            }
+        }
+        Ok((width, height))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(request: Request, field: &str) {
+        let error = request.validate(16, 8).unwrap_err().to_string();
+        assert!(error.starts_with(field), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cannot_be_done_are_named() {
+        refused(Request::new("").with_size(0, 512), "width");
+        refused(Request::new("").with_size(512, 15), "height");
+        refused(Request::new("").with_size(512, usize::MAX), "height");
+        refused(Request::new("").with_steps(0), "num_steps");
+        refused(Request { guidance: f32::NAN, ..Request::new("") }, "guidance");
+        refused(Request { ref_size: Some(0), ..Request::new("") }, "ref_size");
+        refused(Request { samples: Vec::new(), ..Request::new("") }, "samples");
+    }
+
+    #[test]
+    fn sizes_are_rounded_down_to_multiples_of_16() {
+        assert_eq!(Request::new("").with_size(527, 511).validate(16, 8).unwrap(), (512, 496));
+    }
+
+    #[test]
+    fn several_pictures_have_consecutive_seeds() {
+        let request = Request::new("a").with_seed(5).with_images_per_prompt(3).unwrap();
+        assert_eq!(request.samples.iter().map(|s| s.seed).collect::<Vec<_>>(), [5, 6, 7]);
+        assert!(Request::new("a").with_seed(u64::MAX).with_images_per_prompt(2).is_err());
+    }
+}
