@@ -50,7 +50,6 @@ impl NoiseDtype {
 ///
 /// Defaults are those of the official command line: 512x512, 25 steps, guidance 4, seed 3407.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct Request {
     /// The pictures to make.
     pub samples: Vec<Sample>,

@@ -1,0 +1,276 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{Device, FloatDType, Tensor};
+use clap::{Parser, ValueEnum};
+use uno_core::noise::NoiseSource;
+use uno_core::sampling::SequenceLength;
+use uno_core::weights::Checkpoint;
+use uno_models::Request;
+use uno_models::checkpoint::ModelType;
+use uno_models::eval::Shard;
+use uno_models::request::NoiseDtype;
+use uno_models::unope::UnoPe;
+
+/// Makes pictures of the subjects in reference pictures, as a prompt describes (UNO on FLUX.1).
+///
+/// Options are named as those of the official command line; dashes and underscores are the same. Without a model (no --model,
+/// no single file, no environment variable) the small one inside the program is used.
+#[derive(Parser, Debug)]
+#[command(version, next_line_help = false)]
+pub struct Arguments {
+    /// What the pictures show; may be given several times, and may be empty
+    #[arg(long, num_args = 1, required_unless_present_any = ["eval_json_path", "from"])]
+    pub prompt: Vec<String>,
+    /// Pictures of the subjects, in order; none for plain text-to-image
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub image_paths: Vec<PathBuf>,
+    /// Width in pixels; rounded down to a multiple of 16
+    #[arg(long, default_value_t = 512)]
+    pub width: usize,
+    /// Height in pixels; rounded down to a multiple of 16
+    #[arg(long, default_value_t = 512)]
+    pub height: usize,
+    /// Steps of the sampler
+    #[arg(long, default_value_t = 25)]
+    pub num_steps: usize,
+    /// How closely the prompt is followed
+    #[arg(long, default_value_t = 4.0, allow_negative_numbers = true)]
+    pub guidance: f32,
+    /// Which noise to start from: the same seed gives the same picture
+    #[arg(long, default_value_t = 3407)]
+    pub seed: u64,
+    /// Longer side that references are scaled to; -1: 512 for one reference, 320 for more
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+    pub ref_size: i64,
+    /// How references are placed: d (diagonal), h (rows only), w (columns only), o (no offset)
+    #[arg(long, default_value_t = UnoPe::D)]
+    pub pe: UnoPe,
+    /// Pictures per prompt, with the seeds SEED, SEED + 1 ...
+    #[arg(long, default_value_t = NonZero::<usize>::MIN)]
+    pub num_images_per_prompt: NonZero<usize>,
+    /// How many pictures are computed together; takes more memory, gives the same pictures
+    #[arg(long, default_value_t = NonZero::<usize>::MIN)]
+    pub batch_size: NonZero<usize>,
+    /// Folder for {prompt}_{picture}.png and .json, or the .png file of a single picture
+    #[arg(long, default_value = "output/inference", value_name = "PATH")]
+    pub save_path: PathBuf,
+    /// Show the references beside each picture
+    #[arg(long)]
+    pub concat_refs: bool,
+    /// Make a picture again from the settings inside it, or from its .json file; only --save_path, --device, --threads and the
+    /// model's paths are taken from the command line
+    #[arg(long, value_name = "PICTURE", conflicts_with_all = ["prompt", "eval_json_path", "image_paths"])]
+    pub from: Option<PathBuf>,
+    /// Prompt list (JSON, as DreamBench's) to go through; pictures that are there are not made again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "image_paths"])]
+    pub eval_json_path: Option<PathBuf>,
+    /// The share i/n of the work, i from 0
+    #[arg(long, default_value = "0/1", value_name = "i/n")]
+    pub shard: Shard,
+
+    /// Folder of the model
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub model: Option<PathBuf>,
+    /// flux-dev, flux-dev-fp8 or flux-schnell; by default what the files are
+    #[arg(long, help_heading = "Model")]
+    pub model_type: Option<ModelType>,
+    /// The transformer's file (or FLUX_DEV, FLUX_DEV_FP8, FLUX_SCHNELL)
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub dit: Option<PathBuf>,
+    /// The autoencoder's file (or AE)
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub ae: Option<PathBuf>,
+    /// T5's file or folder (or T5)
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub t5: Option<PathBuf>,
+    /// CLIP's file or folder (or CLIP)
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub clip: Option<PathBuf>,
+    /// UNO's LoRA (or LORA)
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub lora: Option<PathBuf>,
+    /// Factor on UNO's LoRA; 0 is plain FLUX
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Model")]
+    pub lora_scale: f64,
+    /// Merge the LoRA into the weights: faster steps, more memory
+    #[arg(long, help_heading = "Model")]
+    pub merge_lora: bool,
+    /// Fetch what is missing from the Hugging Face hub (up to 37 GB, kept in HF_HOME)
+    #[arg(long, help_heading = "Model")]
+    pub download: bool,
+    /// Never use the network
+    #[arg(long, help_heading = "Model")]
+    pub offline: bool,
+
+    /// cpu, cuda, cuda:1, vulkan, wgpu, metal, rocm or auto, as far as they are built in
+    #[arg(long, default_value = "cpu", help_heading = "Computation")]
+    pub device: String,
+    /// Number format of transformer and text encoders; by default f32 on the CPU, bf16 on CUDA, f16 on other GPUs
+    #[arg(long, value_enum, help_heading = "Computation")]
+    pub dtype: Option<Dtype>,
+    /// Hold no text encoder between prompts, and weights only in their stored form: less memory, more time
+    #[arg(long, help_heading = "Computation")]
+    pub offload: bool,
+    /// torch-cuda (the official run on a GPU), torch-cpu, or a safetensors file with one tensor [1, 16, H/8, W/8]
+    #[arg(long, default_value = "torch-cuda", value_name = "SOURCE", help_heading = "Computation")]
+    pub noise: Noise,
+    /// Number format that noise is drawn in
+    #[arg(long, value_enum, default_value_t = NoiseFormat::Bf16, help_heading = "Computation")]
+    pub noise_dtype: NoiseFormat,
+    /// Sequence length that shifts the schedule: as UNO's inference passes it, or as FLUX does
+    #[arg(long, value_enum, default_value_t = Schedule::Uno, help_heading = "Computation")]
+    pub schedule: Schedule,
+    /// Draw the references' latents with this seed, in place of their mean
+    #[arg(long, value_name = "SEED", help_heading = "Computation")]
+    pub reference_seed: Option<u64>,
+    /// Take references as their pixels lie, whatever their EXIF orientation says (as the official code does)
+    #[arg(long, help_heading = "Computation")]
+    pub ignore_exif_orientation: bool,
+    /// Threads of the CPU; by default all
+    #[arg(long, help_heading = "Computation")]
+    pub threads: Option<NonZero<usize>>,
+    /// Print one line of JSON per picture, and nothing else, to standard output
+    #[arg(long, help_heading = "Computation")]
+    pub json: bool,
+}
+
+/// Number format of transformer and text encoders.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Dtype {
+    pub fn float(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::F16 => FloatDType::F16,
+            Self::Bf16 => FloatDType::BF16,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum NoiseFormat {
+    Bf16,
+    F32,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum Schedule {
+    Uno,
+    Flux,
+}
+
+/// Where the initial noise comes from.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    Drawn(NoiseSource),
+    File(PathBuf),
+}
+
+impl FromStr for Noise {
+    type Err = std::convert::Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Ok(match s {
+            "torch-cuda" | "torch_cuda" => Self::Drawn(NoiseSource::TorchCuda),
+            "torch-cpu" | "torch_cpu" => Self::Drawn(NoiseSource::TorchCpu),
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+impl Noise {
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Drawn(_) => None,
+        }
+    }
+}
+
+impl Arguments {
+    /// The request for one prompt, without references.
+    pub fn request(&self, prompt: &str, device: &Device) -> Result<Request> {
+        let mut request = Request::new(prompt)
+            .with_size(self.width, self.height)
+            .with_steps(self.num_steps)
+            .with_seed(self.seed);
+        request.guidance = self.guidance;
+        request.ref_size = match self.ref_size {
+            -1 => None,
+            size => Some(u32::try_from(size).with_context(|| {
+                format!("ref_size: got {size}, wanted pixels, or -1 for the size that fits the number of references")
+            })?),
+        };
+        request.pe = self.pe;
+        match &self.noise {
+            Noise::Drawn(source) => request.noise = *source,
+            Noise::File(path) => request.latents = Some(read_noise(path, device)?),
+        }
+        request.noise_dtype = match self.noise_dtype {
+            NoiseFormat::Bf16 => NoiseDtype::Bf16,
+            NoiseFormat::F32 => NoiseDtype::F32,
+        };
+        request.sequence_length = match self.schedule {
+            Schedule::Uno => SequenceLength::Uno,
+            Schedule::Flux => SequenceLength::Flux,
+        };
+        request.reference_seed = self.reference_seed;
+        Ok(request)
+    }
+
+    /// Whether `--save_path` is a file and not a folder.
+    pub fn names_file(&self) -> bool {
+        self.save_path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) && !self.save_path.is_dir()
+    }
+
+    /// The number format: asked for, else what suits the device.
+    pub fn float_dtype(&self) -> FloatDType {
+        let default = match self.device.to_ascii_lowercase().split(':').next() {
+            Some("cuda" | "rocm") => Dtype::Bf16,
+            Some("vulkan" | "wgpu" | "metal") => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        self.dtype.unwrap_or(default).float()
+    }
+}
+
+/// The one tensor `[n, 16, H/8, W/8]` in a safetensors file.
+pub fn read_noise(path: &Path, device: &Device) -> Result<Tensor<4>> {
+    let checkpoint = Checkpoint::open(path).context(
+        "--noise takes torch-cuda, torch-cpu, or a safetensors file with one tensor [1, 16, H/8, W/8]",
+    )?;
+    let four: Vec<_> = checkpoint.tensors().iter().filter(|(_, t)| t.shape().len() == 4).collect();
+    let tensor = match four[..] {
+        [(_, only)] => only,
+        _ => checkpoint.tensors().get("noise").filter(|t| t.shape().len() == 4).with_context(|| {
+            let (path, count) = (path.display(), four.len());
+            format!("{path}: got {count} tensors of 4 dimensions, wanted one, or one of the name noise")
+        })?,
+    };
+    ensure!(tensor.dtype().bytes().is_some(), "{}: noise of format {} is not read", path.display(), tensor.dtype());
+    Ok(tensor.to_tensor(device, FloatDType::F32))
+}
+
+/// `--num_steps` for `--num-steps`: clap's names have dashes, the official ones underscores.
+pub fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    arguments
+        .map(|argument| match argument.to_str() {
+            Some(text) if text.starts_with("--") => {
+                let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+                format!("{}{value}", name.replace('_', "-")).into()
+            }
+            _ => argument,
+        })
+        .collect()
+}

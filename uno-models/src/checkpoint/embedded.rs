@@ -1,0 +1,44 @@
+//! The small model inside the program, for trying things out without a download.
+//!
+//! Its weights are random (made by `tests/reference/make_tiny_model.py`): pictures are patterns that change with prompt, seed
+//! and references, not pictures of anything.
+
+use uno_core::text::{ClipTokenizer, T5Tokenizer};
+use uno_core::weights::Checkpoint;
+
+use crate::components::{ModelSource, TextSource};
+use crate::error::Result;
+
+/// A file of the embedded model: its bytes are part of the program.
+macro_rules! embedded {
+    ($name:literal) => {
+        include_bytes!(concat!("../../assets/tiny/", $name)).as_slice()
+    };
+}
+
+/// The embedded model, opened.
+///
+/// # Errors
+///
+/// None, unless the program itself is damaged.
+pub fn embedded() -> Result<ModelSource> {
+    let open = |name: &str, bytes: &'static [u8]| {
+        Checkpoint::from_bytes(format!("embedded/{name}"), bytes::Bytes::from_static(bytes))
+    };
+    Ok(ModelSource {
+        dit: open("flux1-dev.safetensors", embedded!("flux1-dev.safetensors"))?,
+        ae: open("ae.safetensors", embedded!("ae.safetensors"))?,
+        lora: Some(open("dit_lora.safetensors", embedded!("dit_lora.safetensors"))?),
+        text: TextSource {
+            t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,
+            clip: open("clip/model.safetensors", embedded!("clip/model.safetensors"))?,
+            clip_config: Some(embedded!("clip/config.json").to_vec()),
+            t5_tokenizer: T5Tokenizer::from_spiece_bytes("embedded/t5/spiece.model", embedded!("t5/spiece.model"))?,
+            clip_tokenizer: ClipTokenizer::from_vocab_merges_bytes(
+                "embedded/clip",
+                embedded!("clip/vocab.json"),
+                embedded!("clip/merges.txt"),
+            )?,
+        },
+    })
+}

@@ -1,0 +1,270 @@
+//! Finding a part's files in a folder by their names, and saying what is there instead.
+
+use std::path::{Path, PathBuf};
+
+use super::files::{ClipTokenizerFiles, ModelType, Part, T5TokenizerFiles};
+use super::look::{self, Look};
+use super::presets::HubPart;
+
+/// File names of a part's weights without what comes after, the preferred first.
+fn stems(part: Part, model_type: ModelType) -> &'static [&'static str] {
+    match (part, model_type) {
+        (Part::Dit, ModelType::FluxDev) => &["flux1-dev"],
+        (Part::Dit, ModelType::FluxDevFp8) => &["flux1-dev-fp8", "flux-dev-fp8", "flux1-dev"],
+        (Part::Dit, ModelType::FluxSchnell) => &["flux1-schnell"],
+        (Part::Autoencoder, _) => &["ae"],
+        (Part::Lora, _) => &["dit_lora"],
+        _ => &["model"],
+    }
+}
+
+/// What may follow a stem: one file (`.sft` is what black-forest-labs called it at first), or an index of shards.
+const ENDINGS: [&str; 3] = [".safetensors", ".sft", ".safetensors.index.json"];
+
+/// The folder of a text encoder in a model folder.
+pub(super) fn subfolder(part: Part) -> Option<&'static str> {
+    match part {
+        Part::T5 | Part::T5Tokenizer => Some("t5"),
+        Part::Clip | Part::ClipTokenizer => Some("clip"),
+        _ => None,
+    }
+}
+
+/// The names that are looked for.
+pub(super) fn wanted_names(part: Part, model_type: ModelType) -> Vec<String> {
+    match part {
+        Part::T5Tokenizer => vec!["spiece.model".to_owned(), "tokenizer.json".to_owned()],
+        Part::ClipTokenizer => {
+            vec!["tokenizer.json".to_owned(), "vocab.json".to_owned(), "merges.txt".to_owned()]
+        }
+        _ => stems(part, model_type)
+            .iter()
+            .flat_map(|stem| ENDINGS.iter().map(move |ending| format!("{stem}{ending}")))
+            .filter(|name| matches!(part, Part::Dit | Part::Autoencoder) || !name.ends_with(".sft"))
+            .collect(),
+    }
+}
+
+/// The models whose DiT is in a folder.
+pub(super) fn model_types_in(folder: &Path) -> Vec<ModelType> {
+    ModelType::ALL
+        .into_iter()
+        .filter(|&model_type| {
+            // flux-dev-fp8 also takes the file of flux-dev; that alone does not make a folder one of fp8.
+            let own = wanted_names(Part::Dit, model_type).into_iter();
+            own.filter(|name| model_type != ModelType::FluxDevFp8 || name.contains("fp8"))
+                .any(|name| look::is_there(&folder.join(name)))
+        })
+        .collect()
+}
+
+/// A part's weights at `path`: the file itself, or in that folder under one of the part's names. With `any_name`, a folder's
+/// only safetensors file (or only index) is taken whatever it is called.
+pub(super) fn weights(
+    part: Part,
+    model_type: ModelType,
+    path: &Path,
+    any_name: bool,
+) -> Look<Option<PathBuf>> {
+    let look_at = |file: PathBuf| {
+        let instead = HubPart::of(part, model_type).wanted();
+        look::weights(&file, &instead).map_err(|reason| of(&file, reason)).map(Some)
+    };
+    if !path.is_dir() {
+        return look_at(path.to_path_buf());
+    }
+    let named = wanted_names(part, model_type).into_iter().map(|name| path.join(name));
+    let found = named.into_iter().find(|candidate| look::is_there(candidate)).or_else(|| {
+        let ending = |ending: &str| {
+            let mut matching = entries(path).into_iter().filter(|name| name.ends_with(ending));
+            matching.next().filter(|_| any_name && matching.next().is_none())
+        };
+        ending(".safetensors.index.json").or_else(|| ending(".safetensors")).map(|name| path.join(name))
+    });
+    found.map_or(Ok(None), look_at)
+}
+
+/// A file and what is wrong with it, as one sentence.
+fn of(file: &Path, reason: String) -> String {
+    format!("{} {reason}", file.display())
+}
+
+/// T5's vocabulary at `path`, a file or a folder.
+pub(super) fn t5_tokenizer(_: Part, _: ModelType, path: &Path, _: bool) -> Look<Option<T5TokenizerFiles>> {
+    let look_at = |file: &Path| {
+        let json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let file = look::vocabulary(file, json).map_err(|reason| of(file, reason))?;
+        Ok(Some(if json { T5TokenizerFiles::Json(file) } else { T5TokenizerFiles::SentencePiece(file) }))
+    };
+    if !path.is_dir() {
+        return look_at(path);
+    }
+    let candidates = ["spiece.model", "tokenizer.json"].map(|name| path.join(name));
+    candidates.iter().find(|file| look::is_there(file)).map_or(Ok(None), |file| look_at(file))
+}
+
+/// CLIP's vocabulary at `path`: a `tokenizer.json`, one of the older pair of files, or a folder with either.
+pub(super) fn clip_tokenizer(
+    _: Part,
+    _: ModelType,
+    path: &Path,
+    _: bool,
+) -> Look<Option<ClipTokenizerFiles>> {
+    let look_at = |file: &Path| look::vocabulary(file, true).map_err(|reason| of(file, reason));
+    let pair = |folder: &Path| {
+        let [vocab, merges] = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
+        for file in [&vocab, &merges] {
+            look::vocabulary(file, file == &vocab).map_err(|reason| {
+                of(file, format!("{reason} (vocab.json and merges.txt belong together)"))
+            })?;
+        }
+        Ok(Some(ClipTokenizerFiles::VocabMerges { vocab, merges }))
+    };
+    if !path.is_dir() {
+        return match (path.file_name().and_then(|name| name.to_str()), path.parent()) {
+            (Some("vocab.json" | "merges.txt"), Some(folder)) => pair(folder),
+            _ => Ok(Some(ClipTokenizerFiles::Json(look_at(path)?))),
+        };
+    }
+    let json = path.join("tokenizer.json");
+    if look::is_there(&json) {
+        return Ok(Some(ClipTokenizerFiles::Json(look_at(&json)?)));
+    }
+    let any = ["vocab.json", "merges.txt"].iter().any(|name| look::is_there(&path.join(name)));
+    if any { pair(path) } else { Ok(None) }
+}
+
+/// The `config.json` beside weights.
+pub(super) fn config_beside(weights: &Path) -> Option<PathBuf> {
+    weights.parent().map(|folder| folder.join("config.json")).filter(|file| file.is_file())
+}
+
+/// Says that `folder` lacks `part`, and which of its files may be meant for it.
+pub(super) fn lacks(part: Part, model_type: ModelType, folder: &Path) -> String {
+    let wanted = wanted_names(part, model_type);
+    let names = look::listed(wanted.iter().map(String::as_str));
+    let meant = near_name(&wanted, &entries(folder))
+        .map(|(name, meant)| {
+            format!("; did you mean {}? rename it to {meant}", look::listed([name.as_str()]))
+        })
+        .unwrap_or_default();
+    format!("{} has none of {names}{meant}", folder.display())
+}
+
+/// Says what a folder holds, and remarks on formats and layouts among that which are known, but not read.
+pub(super) fn contents(folder: &Path) -> String {
+    let there = entries(folder);
+    let mut text = format!("{} holds: {}", folder.display(), look::listed(there.iter().map(String::as_str)));
+    let has = |name: &str| there.iter().any(|n| n == name);
+    if has("model_index.json") || has("transformer/") {
+        text += ". This is the diffusers layout, which is not read yet";
+    }
+    let mut remark = |test: &dyn Fn(&Path) -> bool, remark: &str| {
+        let names: Vec<_> = there.iter().map(String::as_str).filter(|name| test(Path::new(name))).collect();
+        if !names.is_empty() {
+            text += &format!(". {}: {remark}", look::listed(names));
+        }
+    };
+    remark(&look::is_gguf_name, "GGUF is not read yet");
+    remark(&look::is_pickle_name, look::PICKLE);
+    let single = |name: &Path| {
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        name.ends_with(".safetensors") && (name.starts_with("t5xxl") || name.starts_with("clip_l"))
+    };
+    remark(&single, "text encoders as ComfyUI has them, in single files, are not looked for yet");
+    text
+}
+
+/// Names in a folder, sorted; folders end in `/`.
+fn entries(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .map(|entry| {
+            let slash = if entry.path().is_dir() { "/" } else { "" };
+            format!("{}{slash}", entry.file_name().to_string_lossy())
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// The name in `there` that comes nearest to a wanted one, if it is near, with that one.
+fn near_name(wanted: &[String], there: &[String]) -> Option<(String, String)> {
+    let pairs = there.iter().flat_map(|name| wanted.iter().map(move |meant| (name, meant)));
+    pairs
+        .filter_map(|(name, meant)| {
+            let (stem, ending) = split(name);
+            let (meant_stem, meant_ending) = split(meant);
+            let same_kind = ending.eq_ignore_ascii_case(meant_ending);
+            let distance = edit_distance(&letters(stem), &letters(meant_stem));
+            let near = same_kind && distance <= (meant_stem.len() / 3).clamp(1, 3);
+            near.then_some((distance, name, meant))
+        })
+        .min()
+        .map(|(_, name, meant)| (name.clone(), meant.clone()))
+}
+
+/// A name before and after its first dot that begins a known ending (else its last dot).
+fn split(name: &str) -> (&str, &str) {
+    let lower = name.to_ascii_lowercase();
+    let at = ENDINGS
+        .iter()
+        .find(|ending| lower.ends_with(*ending))
+        .map(|ending| name.len() - ending.len())
+        .or_else(|| name.rfind('.'))
+        .unwrap_or(name.len());
+    name.split_at_checked(at).unwrap_or((name, ""))
+}
+
+/// Letters and digits only, in lower case: how people vary names.
+fn letters(name: &str) -> Vec<char> {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).take(64).collect()
+}
+
+/// Levenshtein's distance: how many letters to insert, delete or change.
+fn edit_distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b) {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = *cell;
+            left = changed.min(diagonal + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edit_distances_are_right() {
+        let distance = |a: &str, b: &str| edit_distance(&letters(a), &letters(b));
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("FLUX1_dev", "flux1-dev"), 0);
+        assert_eq!(distance("vae", "ae"), 1);
+    }
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let near = |wanted: &str, there: &str| near_name(&[wanted.to_owned()], &[there.to_owned()]).is_some();
+        assert!(near("flux1-dev.safetensors", "flux1_dev.safetensors"));
+        assert!(near("flux1-dev.safetensors", "FLUX1-Dev.SafeTensors"));
+        assert!(near("flux1-dev.safetensors", "flux-dev.safetensors"));
+        assert!(near("dit_lora.safetensors", "dit-lora.safetensors"));
+        assert!(near("spiece.model", "spice.model"));
+        assert!(!near("ae.safetensors", "t5.safetensors"));
+        assert!(!near("flux1-dev.safetensors", "flux1-schnell.safetensors"));
+        assert!(!near("ae.safetensors", "ae.txt"));
+    }
+}
