@@ -93,6 +93,11 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// An [`Error::Component`], for implementations of this crate's traits outside of it.
+    pub fn component(component: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Component { component: component.into(), source: source.into() }
+    }
+
     /// An [`Error::Invalid`] argument.
     pub fn invalid(what: impl Into<String>, got: impl ToString, wanted: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), got: got.to_string(), wanted: wanted.into() }

@@ -1,0 +1,94 @@
+//! Token ids of T5 and CLIP against the official implementation. They are equal or wrong; there is no tolerance.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Cases, each};
+use serde::Deserialize;
+use uno_core::text::{ClipTokenizer, Encoding, T5Tokenizer};
+
+#[derive(Deserialize)]
+struct Case {
+    prompt: String,
+    t5: Vec<u32>,
+    clip: Vec<u32>,
+}
+
+fn tokenizers(set: &Path) -> (T5Tokenizer, ClipTokenizer) {
+    let model = set.join("model");
+    (T5Tokenizer::from_dir(model.join("t5")).unwrap(), ClipTokenizer::from_dir(model.join("clip")).unwrap())
+}
+
+/// Whether the ids are as wanted; if not, says where they begin to differ.
+fn same(what: &str, prompt: &str, got: &Encoding, wanted: &[u32]) -> bool {
+    if got.ids == wanted {
+        return true;
+    }
+    let place = got.ids.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+    let near =
+        |ids: &[u32]| format!("{:?}", ids.iter().skip(place.saturating_sub(2)).take(8).collect::<Vec<_>>());
+    let (ours, theirs) = (near(&got.ids), near(wanted));
+    println!("{what}: {prompt:?} differs at token {place}: got {ours}, wanted {theirs}");
+    false
+}
+
+#[test]
+fn token_ids_of_all_prompts_are_equal() {
+    for (file, set) in each("cases/tokens.json") {
+        let (t5, clip) = tokenizers(&set);
+        let cases: Vec<Case> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert!(!cases.is_empty(), "{} holds no prompts", file.display());
+        let (mut wrong, mut cut) = (0, 0);
+        for Case { prompt, t5: t5_ids, clip: clip_ids } in &cases {
+            let ours = t5.encode(prompt, t5_ids.len()).unwrap();
+            wrong += usize::from(!same("T5", prompt, &ours, t5_ids));
+            cut += usize::from(ours.dropped > 0);
+            let ours = clip.encode(prompt, clip_ids.len()).unwrap();
+            wrong += usize::from(!same("CLIP", prompt, &ours, clip_ids));
+            cut += usize::from(ours.dropped > 0);
+        }
+        let tokens: usize = cases.iter().map(|case| case.t5.len() + case.clip.len()).sum();
+        println!(
+            "{}: {} prompts, {tokens} ids, {cut} lists cut: {wrong} lists differ",
+            file.display(),
+            cases.len()
+        );
+        assert_eq!(wrong, 0, "{}", file.display());
+    }
+}
+
+#[test]
+fn prompts_and_token_ids_of_the_text_encoder_cases_agree() {
+    for (file, set) in each("cases/text.safetensors") {
+        let cases = Cases::open(&file);
+        let Some(prompts) = cases.metadata.get("prompts") else { continue };
+        let prompts: Vec<String> = serde_json::from_str(prompts).unwrap();
+        let (t5, clip) = tokenizers(&set);
+        let t5 = |prompt: &str, length| t5.encode(prompt, length).unwrap();
+        let clip = |prompt: &str, length| clip.encode(prompt, length).unwrap();
+        let encoders: [(&str, &dyn Fn(&str, usize) -> Encoding); 2] = [("t5_ids", &t5), ("clip_ids", &clip)];
+        let bytes = std::fs::read(&file).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut wrong = 0;
+        for (name, encode) in encoders {
+            let Ok(ids) = tensors.tensor(name) else { continue };
+            let width = ids.shape()[1];
+            let ids: Vec<u32> = match ids.dtype() {
+                safetensors::Dtype::I64 => numbers(ids.data(), |b| i64::from_le_bytes(b) as u32),
+                safetensors::Dtype::I32 => numbers(ids.data(), |b| i32::from_le_bytes(b) as u32),
+                other => panic!("{name} is {other:?}"),
+            };
+            assert_eq!(ids.len(), width * prompts.len(), "{name}");
+            for (prompt, wanted) in prompts.iter().zip(ids.chunks(width)) {
+                wrong += usize::from(!same(name, prompt, &encode(prompt, width), wanted));
+            }
+        }
+        println!("{}: {} prompts: {wrong} lists differ", file.display(), prompts.len());
+        assert_eq!(wrong, 0, "{}", file.display());
+    }
+}
+
+fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> u32) -> Vec<u32> {
+    bytes.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
+}
