@@ -24,7 +24,8 @@ struct Remembering<T> {
 
 impl<T: TextEncoder> TextEncoder for Remembering<T> {
     fn encode(&self, prompts: &[String]) -> Result<TextEncoding> {
-        let mut known = self.known.lock().map_err(|_| Error::component("text encoder", "an earlier call panicked"))?;
+        let mut known =
+            self.known.lock().map_err(|_| Error::component("text encoder", "an earlier call panicked"))?;
         let mut encodings = Vec::new();
         for prompt in prompts {
             if !known.contains_key(prompt) {
@@ -76,7 +77,12 @@ impl<C: LatentCodec> LatentCodec for LatentColours<C> {
         let [batch, _, h, w] = latents.dims();
         let f = self.downsampling();
         let colours = latents.narrow(1, 0, 3).mul_scalar(0.4);
-        Ok(colours.reshape([batch * 3, h, 1, w, 1]).expand([batch * 3, h, f, w, f]).reshape([batch, 3, h * f, w * f]))
+        Ok(colours.reshape([batch * 3, h, 1, w, 1]).expand([batch * 3, h, f, w, f]).reshape([
+            batch,
+            3,
+            h * f,
+            w * f,
+        ]))
     }
 
     fn channels(&self) -> usize {

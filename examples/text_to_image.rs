@@ -50,11 +50,14 @@ fn main() -> anyhow::Result<()> {
     let t5 = T5Encoder::load(&Checkpoint::open(model("t5"))?, &options)?;
     let config = Some(model("clip/config.json")).filter(|path| path.exists());
     let clip = ClipTextEncoder::load(&Checkpoint::open(model("clip"))?, config.as_deref(), &options)?;
-    let (t5_tokenizer, clip_tokenizer) = (T5Tokenizer::from_dir(model("t5"))?, ClipTokenizer::from_dir(model("clip"))?);
-    let text = FluxTextEncoder::new(t5, t5_tokenizer, clip, clip_tokenizer, T5_LENGTH)?.encode(&[arguments.prompt])?;
+    let (t5_tokenizer, clip_tokenizer) =
+        (T5Tokenizer::from_dir(model("t5"))?, ClipTokenizer::from_dir(model("clip"))?);
+    let text = FluxTextEncoder::new(t5, t5_tokenizer, clip, clip_tokenizer, T5_LENGTH)?
+        .encode(&[arguments.prompt])?;
 
     // 2. Noise as tokens with positions.
-    let noise = latent_noise(NoiseSource::TorchCuda, arguments.seed, 16, [height, width], FloatDType::BF16, &device)?;
+    let noise =
+        latent_noise(NoiseSource::TorchCuda, arguments.seed, 16, [height, width], FloatDType::BF16, &device)?;
     let [_, _, h, w] = noise.dims();
     let mut ids = text_ids(text.txt.dims()[1]);
     ids.extend(grid_ids(h / 2, w / 2, (0, 0)));

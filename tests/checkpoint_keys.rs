@@ -36,13 +36,15 @@ fn manifest(path: &Path) -> Checkpoint {
 
 /// The manifests whose keys satisfy `is`, by file name.
 fn manifests(is: impl Fn(&Checkpoint) -> bool) -> Vec<(String, Checkpoint)> {
-    let Some(folder) = golden().map(|golden| golden.join("manifests")).filter(|folder| folder.is_dir()) else {
+    let Some(folder) = golden().map(|golden| golden.join("manifests")).filter(|folder| folder.is_dir())
+    else {
         eprintln!("skipped: no manifests");
         return Vec::new();
     };
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    let named = paths.iter().map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), manifest(path)));
+    let named =
+        paths.iter().map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), manifest(path)));
     named.filter(|(_, checkpoint)| is(checkpoint)).collect()
 }
 
@@ -82,7 +84,10 @@ fn the_lora_of_full_size_fits_the_transformers_of_full_size_and_no_other() {
         let mut model = Flux::load(&Checkpoint::open(dit_path(&set)).unwrap(), &options()).unwrap();
         for (lora_name, lora_file) in &loras {
             let error = lora::attach(&mut model, lora_file, 1.0, &options()).unwrap_err().to_string();
-            assert!(error.contains("of another shape") && error.contains("unknown to the model"), "{lora_name}: {error}");
+            assert!(
+                error.contains("of another shape") && error.contains("unknown to the model"),
+                "{lora_name}: {error}"
+            );
         }
     }
 }

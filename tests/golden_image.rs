@@ -93,7 +93,12 @@ fn a_picture_is_the_same_twice_and_in_a_batch_and_alone() {
             batch.samples.push(Sample { prompt: String::new(), seed: 3 });
             let batch = pipeline.generate(&batch, &Silent).unwrap().pictures.remove(1).picture;
             assert!(alone == again, "{}: differs when repeated", file.display());
-            assert!(alone == batch, "{}: differs in a batch by {} levels", file.display(), levels(&alone, &batch));
+            assert!(
+                alone == batch,
+                "{}: differs in a batch by {} levels",
+                file.display(),
+                levels(&alone, &batch)
+            );
             println!("{}: the same twice and in a batch of three", file.display());
         }
     }
@@ -123,7 +128,10 @@ fn the_autoencoder_is_f32_and_the_transformer_may_be_bf16() {
             let [a, b] = [&exact, &rounded].map(|p| values(p.generate(&request, &Silent).unwrap().latents));
             let error = relative_error(&b, &a);
             println!("{}: bf16 against f32: error {error:.1e}", file.display());
-            assert!(error > 0.0 && error < 0.1, "bf16 has 8 bits: an error of some percent is expected, got {error}");
+            assert!(
+                error > 0.0 && error < 0.1,
+                "bf16 has 8 bits: an error of some percent is expected, got {error}"
+            );
         }
     }
 }

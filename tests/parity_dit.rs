@@ -35,8 +35,14 @@ fn run(model: &Flux, cases: &Cases, case: &Case) -> Vec<f32> {
     };
     let batch = latent.dims()[0];
     let t = cases.values(&name("t"));
-    let guidance = if cases.has(&name("guidance")) { cases.values(&name("guidance")) } else { vec![0.0; batch] };
-    let input = VelocityInput { latent: pack(latent).unwrap(), t: &t, guidance: &guidance, conditioning: &conditioning };
+    let guidance =
+        if cases.has(&name("guidance")) { cases.values(&name("guidance")) } else { vec![0.0; batch] };
+    let input = VelocityInput {
+        latent: pack(latent).unwrap(),
+        t: &t,
+        guidance: &guidance,
+        conditioning: &conditioning,
+    };
     values(model.velocity(input).unwrap())
 }
 
@@ -53,7 +59,10 @@ fn velocities_agree_with_and_without_lora_merged_or_not() {
                     let wanted = format!("{}.{out}", case.case);
                     if cases.has(&wanted) {
                         let error = relative_error(&run(model, &cases, case), &cases.values(&wanted));
-                        let what = format!("DiT case {} ({how}, {} refs, pe {}, {storage:?})", case.case, case.refs, case.pe);
+                        let what = format!(
+                            "DiT case {} ({how}, {} refs, pe {}, {storage:?})",
+                            case.case, case.refs, case.pe
+                        );
                         check(&set, &what, error, COMPONENT);
                     }
                 }
@@ -90,7 +99,8 @@ fn a_lora_of_scale_one_equals_two_of_scale_one_half() {
             }
             model
         };
-        let error = relative_error(&run(&load(&[0.5, 0.5]), &cases, &list[0]), &run(&load(&[1.0]), &cases, &list[0]));
+        let error =
+            relative_error(&run(&load(&[0.5, 0.5]), &cases, &list[0]), &run(&load(&[1.0]), &cases, &list[0]));
         check(&set, "LoRA stacked in halves", error, COMPONENT);
     }
 }

@@ -27,7 +27,8 @@ fn references_are_scaled_and_cropped_as_pillow_does() {
             let got = preprocess_ref(&picture, case.long_side).unwrap();
             let wanted = image::open(folder.join(&case.output)).unwrap().into_rgb8();
             assert_eq!(got.dimensions(), wanted.dimensions(), "{}", case.input);
-            let differences = got.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+            let differences =
+                got.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
             let largest = differences.clone().fold(0.0, f64::max);
             let mean = differences.sum::<f64>() / wanted.as_raw().len() as f64;
             // JPEG decoders differ; what follows them does not.

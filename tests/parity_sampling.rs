@@ -26,10 +26,17 @@ fn schedules_agree() {
     for (file, set) in each("cases/schedule.json") {
         let cases = json(&file);
         let error = |case: &Value| {
-            let got = schedule(size(&case["steps"]), size(&case["seq_len"]), case["shift"].as_bool().unwrap()).unwrap();
+            let got =
+                schedule(size(&case["steps"]), size(&case["seq_len"]), case["shift"].as_bool().unwrap())
+                    .unwrap();
             largest_difference(&got, &floats(&case["t"]))
         };
-        check(&set, &format!("{} schedules", cases.len()), cases.iter().map(error).fold(0.0, f64::max), EXACT);
+        check(
+            &set,
+            &format!("{} schedules", cases.len()),
+            cases.iter().map(error).fold(0.0, f64::max),
+            EXACT,
+        );
     }
 }
 
@@ -66,18 +73,25 @@ fn cpu_noise_agrees() {
         for (name, tensor) in cases.checkpoint.tensors() {
             // seed{seed}_h{height}_w{width}_{dtype}
             let parts: Vec<&str> = name.split('_').collect();
-            let number = |i: usize, prefix: &str| parts[i].strip_prefix(prefix).unwrap().parse::<u64>().unwrap();
+            let number =
+                |i: usize, prefix: &str| parts[i].strip_prefix(prefix).unwrap().parse::<u64>().unwrap();
             let (seed, height, width) = (number(0, "seed"), number(1, "h") as usize, number(2, "w") as usize);
             let dtype = if parts[3] == "bfloat16" { FloatDType::BF16 } else { FloatDType::F32 };
             let channels = tensor.shape()[1];
-            let got = latent_noise(NoiseSource::TorchCpu, seed, channels, [height, width], dtype, &device()).unwrap();
+            let got = latent_noise(NoiseSource::TorchCpu, seed, channels, [height, width], dtype, &device())
+                .unwrap();
             assert_eq!(got.dims(), tensor.shape());
             // Rounding to bf16 turns a last-bit difference of the f32 into one of 2^-8, in a few values of 65,536.
             let error = match dtype {
                 FloatDType::BF16 => relative_error(&values(got), &tensor.to_f32()),
                 _ => largest_difference(&values(got), &tensor.to_f32()),
             };
-            check(&set, &format!("noise {name}"), error, if dtype == FloatDType::BF16 { 1e-4 } else { EXACT });
+            check(
+                &set,
+                &format!("noise {name}"),
+                error,
+                if dtype == FloatDType::BF16 { 1e-4 } else { EXACT },
+            );
         }
     }
 }

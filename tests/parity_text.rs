@@ -13,8 +13,12 @@ fn ids(file: &std::path::Path, name: &str) -> Vec<Vec<u32>> {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let view = file.tensor(name).unwrap();
     let numbers: Vec<u32> = match view.dtype() {
-        safetensors::Dtype::I64 => view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect(),
-        safetensors::Dtype::I32 => view.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as u32).collect(),
+        safetensors::Dtype::I64 => {
+            view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+        }
+        safetensors::Dtype::I32 => {
+            view.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as u32).collect()
+        }
         other => panic!("{name}: {other:?}"),
     };
     numbers.chunks(view.shape()[1]).map(<[u32]>::to_vec).collect()
@@ -40,8 +44,10 @@ fn clip_states_agree() {
         for options in storages() {
             let folder = set.join("model/clip");
             let config = folder.join("config.json");
-            let clip = ClipTextEncoder::load(&Checkpoint::open(&folder).unwrap(), Some(&config), &options).unwrap();
-            let states: Vec<_> = ids(&file, "clip_ids").iter().map(|ids| clip.forward(ids).unwrap()).collect();
+            let clip =
+                ClipTextEncoder::load(&Checkpoint::open(&folder).unwrap(), Some(&config), &options).unwrap();
+            let states: Vec<_> =
+                ids(&file, "clip_ids").iter().map(|ids| clip.forward(ids).unwrap()).collect();
             let error = relative_error(&values(Tensor::cat(states, 0)), &cases.values("clip_out"));
             check(&set, &format!("CLIP state ({:?})", options.storage), error, COMPONENT);
         }

@@ -30,7 +30,8 @@ impl Bars {
     fn with_bar(&self, length: u64, template: &str, f: impl FnOnce(&ProgressBar)) {
         let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let bar = bar.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(length).with_style(style)
         });
         f(bar);
@@ -99,7 +100,10 @@ impl Progress for Bars {
         for part in parts {
             let bytes = HumanBytes(part.bytes);
             let (licence, url) = (part.licence.name, part.licence.url);
-            self.say(&format!("download {}: {} of {}; licence: {licence}, {url}", part.part, bytes, part.repo));
+            self.say(&format!(
+                "download {}: {} of {}; licence: {licence}, {url}",
+                part.part, bytes, part.repo
+            ));
         }
         true
     }

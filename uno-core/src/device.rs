@@ -31,8 +31,9 @@ pub fn open(name: &str) -> Result<Device> {
     let lower = name.to_ascii_lowercase();
     let (kind, index) = match lower.split_once(':') {
         Some((kind, index)) => {
-            let index: u32 =
-                index.parse().map_err(|_| error(format!("{index:?} is no device number; wanted for example cuda:0")))?;
+            let index: u32 = index
+                .parse()
+                .map_err(|_| error(format!("{index:?} is no device number; wanted for example cuda:0")))?;
             (kind, index)
         }
         None => (lower.as_str(), 0),
@@ -64,8 +65,12 @@ pub fn open(name: &str) -> Result<Device> {
         Ok(Some(device)) => Ok(device),
         Ok(None) => Err(error("it does not compute; check its driver".into())),
         Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(error(format!("it cannot be opened ({}); check its driver", text.unwrap_or("no reason given"))))
+            let text =
+                panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(error(format!(
+                "it cannot be opened ({}); check its driver",
+                text.unwrap_or("no reason given")
+            )))
         }
     }
 }

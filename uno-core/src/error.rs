@@ -94,7 +94,10 @@ impl Error {
     }
 
     /// An [`Error::Component`], for implementations of this crate's traits outside of it.
-    pub fn component(component: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn component(
+        component: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Component { component: component.into(), source: source.into() }
     }
 

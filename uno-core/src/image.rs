@@ -24,10 +24,15 @@ impl Pixels {
     pub fn to_tensor(&self, device: &Device) -> Result<Tensor<4>> {
         let Self { width, height, rgb } = self;
         if width.checked_mul(*height).and_then(|n| n.checked_mul(3)) != Some(rgb.len()) || rgb.is_empty() {
-            return Err(Error::invalid("pixels", rgb.len(), format!("{width} * {height} * 3 bytes, more than 0")));
+            return Err(Error::invalid(
+                "pixels",
+                rgb.len(),
+                format!("{width} * {height} * 3 bytes, more than 0"),
+            ));
         }
         let values: Vec<f32> = rgb.iter().map(|&x| f32::from(x) / 255.0 * 2.0 - 1.0).collect();
-        let tensor = Tensor::<3>::from_data(TensorData::new(values, [*height, *width, 3]), (device, DType::F32));
+        let tensor =
+            Tensor::<3>::from_data(TensorData::new(values, [*height, *width, 3]), (device, DType::F32));
         Ok(tensor.permute([2, 0, 1]).unsqueeze())
     }
 
@@ -40,7 +45,11 @@ impl Pixels {
     pub fn from_tensor(pictures: Tensor<4>) -> Result<Vec<Self>> {
         let [_, channels, height, width] = pictures.dims();
         if channels != 3 || height * width == 0 {
-            return Err(Error::invalid("pictures [batch, 3, H, W]", format!("{:?}", pictures.dims()), "3 channels"));
+            return Err(Error::invalid(
+                "pictures [batch, 3, H, W]",
+                format!("{:?}", pictures.dims()),
+                "3 channels",
+            ));
         }
         crate::sampling::check_finite(
             "the decoded picture",

@@ -16,7 +16,11 @@ pub const PATCH: usize = 2;
 pub fn pack(latent: Tensor<4>) -> Result<Tensor<3>> {
     let [batch, channels, h, w] = latent.dims();
     if h % PATCH != 0 || w % PATCH != 0 || h == 0 || w == 0 {
-        return Err(Error::invalid("latent [batch, C, h, w]", format!("h {h}, w {w}"), "even, positive h and w"));
+        return Err(Error::invalid(
+            "latent [batch, C, h, w]",
+            format!("h {h}, w {w}"),
+            "even, positive h and w",
+        ));
     }
     let tokens = latent
         .reshape([batch, channels, h / PATCH, PATCH, w / PATCH, PATCH])

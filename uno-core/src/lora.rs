@@ -73,13 +73,13 @@ fn branches(w: Weights<'_>, config: &FluxConfig, scale: f64) -> Vec<LoraBranch> 
         })
     };
     let double = (0..config.depth).flat_map(|i| {
-        [("qkv_lora1", 3), ("qkv_lora2", 3), ("proj_lora1", 1), ("proj_lora2", 1)]
-            .map(|(name, parts)| branch(format!("double_blocks.{i}.processor.{name}"), hidden, parts * hidden))
+        [("qkv_lora1", 3), ("qkv_lora2", 3), ("proj_lora1", 1), ("proj_lora2", 1)].map(|(name, parts)| {
+            branch(format!("double_blocks.{i}.processor.{name}"), hidden, parts * hidden)
+        })
     });
     let single = (0..config.depth_single_blocks).flat_map(|i| {
-        [("qkv_lora", hidden, 3 * hidden), ("proj_lora", hidden + mlp, hidden)].map(|(name, input, output)| {
-            branch(format!("single_blocks.{i}.processor.{name}"), input, output)
-        })
+        [("qkv_lora", hidden, 3 * hidden), ("proj_lora", hidden + mlp, hidden)]
+            .map(|(name, input, output)| branch(format!("single_blocks.{i}.processor.{name}"), input, output))
     });
     double.chain(single).collect()
 }

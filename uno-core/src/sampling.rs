@@ -45,7 +45,8 @@ pub fn schedule(steps: usize, sequence_length: usize, shift: bool) -> Result<Vec
     let factor = mu.exp() as f32;
     // As torch.linspace: counted from both ends, so that small times are exact.
     let step = -1.0 / steps as f32;
-    let linear = |i: usize| if i < (steps + 1) / 2 { 1.0 + step * i as f32 } else { -step * (steps - i) as f32 };
+    let linear =
+        |i: usize| if i < (steps + 1) / 2 { 1.0 + step * i as f32 } else { -step * (steps - i) as f32 };
     let shifted = |t: f32| if t == 0.0 { 0.0 } else { factor * (1.0 / (factor + (1.0 / t - 1.0))) };
     Ok((0..=steps).map(linear).map(|t| if shift { shifted(t) } else { t }).collect())
 }
@@ -73,7 +74,8 @@ pub fn denoise(
     for (i, pair) in times.windows(2).enumerate() {
         let &[t, t_next] = pair else { continue };
         let start = Instant::now();
-        let input = VelocityInput { latent: latent.clone(), t: &vec![t; batch], guidance: &guidance, conditioning };
+        let input =
+            VelocityInput { latent: latent.clone(), t: &vec![t; batch], guidance: &guidance, conditioning };
         let velocity = model.velocity(input)?.to_device(&latent.device()).cast(FloatDType::F32);
         // Python multiplies by the difference in double precision and rounds once.
         let dt = f64::from(t_next) - f64::from(t);

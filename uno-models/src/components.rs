@@ -87,8 +87,12 @@ impl ModelSource {
         if files.model_type == ModelType::FluxDevFp8 {
             dit = dit.to_e4m3();
         }
-        let clip_config =
-            files.clip.config.as_ref().map(|path| std::fs::read(path).map_err(Error::read(path))).transpose()?;
+        let clip_config = files
+            .clip
+            .config
+            .as_ref()
+            .map(|path| std::fs::read(path).map_err(Error::read(path)))
+            .transpose()?;
         Ok(Self {
             dit,
             ae: Checkpoint::open(&files.ae.files)?,
@@ -113,7 +117,8 @@ impl ModelSource {
 
     /// Part, path and fingerprint of every checkpoint, for the record that goes with a picture.
     pub fn fingerprints(&self) -> Vec<(&'static str, &Checkpoint)> {
-        let mut all = vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
+        let mut all =
+            vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
         all.extend(self.lora.as_ref().map(|lora| ("lora", lora)));
         all
     }
@@ -140,40 +145,68 @@ impl TextEncoder for ReleasedTextEncoder {
     }
 }
 
-/// Loads a pipeline.
+/// Loads the transformer with UNO's LoRA, beside its weights or merged.
+///
+/// # Errors
+///
+/// Weights that are missing, left over or of another shape; a LoRA for another model.
+pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Result<Flux> {
+    let load = options.load();
+    let mut model = Flux::load(&source.dit, &load)?;
+    if let Some(checkpoint) = &source.lora {
+        lora::attach(&mut model, checkpoint, options.lora_scale, &load)?;
+        if options.merge_lora {
+            lora::merge(&mut model, options.dtype);
+        }
+    }
+    Ok(model)
+}
+
+/// Loads the autoencoder.
+///
+/// # Errors
+///
+/// Weights that are missing, left over or of another shape.
+pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Result<AutoEncoder> {
+    Ok(AutoEncoder::load(&source.ae, &options.load())?)
+}
+
+/// Loads both text encoders.
+///
+/// # Errors
+///
+/// Weights that are missing, left over or of another shape; a vocabulary of another model.
+pub fn load_text_encoder(source: &ModelSource, options: &PipelineOptions) -> Result<FluxTextEncoder> {
+    Ok(source.text.load(&options.load())?)
+}
+
+/// Loads a pipeline. `observer` hears of each stage, and can stop between them.
 ///
 /// # Errors
 ///
 /// Weights that are missing, left over, of another shape, or of another model; cancellation by the observer.
 pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Observer) -> Result<UnoPipeline> {
-    let load = options.load();
     let stage = |name: &str| match observer.on_event(&Event::Stage { name }).is_break() {
         true => Err(Error::from(uno_core::Error::Cancelled { step: 0, total: 0 })),
         false => Ok(()),
     };
     stage("loading the transformer")?;
-    let mut model = Flux::load(&source.dit, &load)?;
-    if let Some(checkpoint) = &source.lora {
-        lora::attach(&mut model, checkpoint, options.lora_scale, &load)?;
-        if options.merge_lora {
-            stage("merging the LoRA")?;
-            lora::merge(&mut model, options.dtype);
-        }
-    }
+    let model = load_transformer(source, options)?;
     stage("loading the autoencoder")?;
-    let codec = AutoEncoder::load(&source.ae, &load)?;
+    let codec = load_autoencoder(source, options)?;
     stage("loading the text encoders")?;
     // Loaded once in any case, so that a wrong file shows now and not after minutes.
-    let text = source.text.load(&load)?;
+    let text = load_text_encoder(source, options)?;
     check_widths(&text, &model, &codec)?;
     let mut pipeline = if options.release_text_encoders {
         drop(text);
-        let text = ReleasedTextEncoder { source: source.text.clone(), options: load };
+        let text = ReleasedTextEncoder { source: source.text.clone(), options: options.load() };
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     } else {
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     };
-    pipeline.checkpoints = source.fingerprints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
+    pipeline.checkpoints =
+        source.fingerprints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
     Ok(pipeline)
 }
 
@@ -188,7 +221,9 @@ fn check_widths(text: &FluxTextEncoder, model: &Flux, codec: &AutoEncoder) -> Re
         if got != wanted {
             return Err(Error::checkpoint(
                 part,
-                format!("gives {got} features, the transformer takes {wanted}; the two are of different models"),
+                format!(
+                    "gives {got} features, the transformer takes {wanted}; the two are of different models"
+                ),
             ));
         }
     }

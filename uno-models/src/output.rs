@@ -124,7 +124,10 @@ impl FileRecord {
         }
         Err(Error::format(
             &self.path,
-            format!("has changed since the picture was made: its SHA-256 is {}, was {}", now.sha256, self.sha256),
+            format!(
+                "has changed since the picture was made: its SHA-256 is {}, was {}",
+                now.sha256, self.sha256
+            ),
         ))
     }
 }
@@ -192,27 +195,32 @@ impl Settings {
         })?;
         if settings.form != FORM {
             let got = settings.form;
-            return Err(Error::format(path, format!("settings of form {got}, wanted {FORM}; use the version that made it")));
+            return Err(Error::format(
+                path,
+                format!("settings of form {got}, wanted {FORM}; use the version that made it"),
+            ));
         }
         Ok(settings)
     }
 
     fn to_json(&self) -> Result<String> {
-        serde_json::to_string_pretty(self).map_err(|e| Error::request("settings", e, "values that JSON can hold"))
+        serde_json::to_string_pretty(self)
+            .map_err(|e| Error::request("settings", e, "values that JSON can hold"))
     }
 }
 
 fn settings_chunk(path: &Path, file: File) -> Result<String> {
     let broken = |e: png::DecodingError| Error::format(path, format!("is no sound PNG: {e}"));
-    let mut decoder = png::Decoder::new_with_limits(
-        std::io::BufReader::new(file),
-        png::Limits { bytes: 64 << 20 },
-    );
+    let mut decoder =
+        png::Decoder::new_with_limits(std::io::BufReader::new(file), png::Limits { bytes: 64 << 20 });
     decoder.set_ignore_text_chunk(false);
     let reader = decoder.read_info().map_err(broken)?;
     let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == KEYWORD);
     let missing = || {
-        Error::format(path, "holds no settings: it was not made by uno-rs, or a program stripped them; try its .json file")
+        Error::format(
+            path,
+            "holds no settings: it was not made by uno-rs, or a program stripped them; try its .json file",
+        )
     };
     chunk.ok_or_else(missing)?.get_text().map_err(broken)
 }
@@ -239,7 +247,10 @@ pub fn save(path: &Path, picture: &RgbImage, settings: &Settings) -> Result<()> 
 /// # Errors
 ///
 /// What `write` returns; a folder that cannot be made or written to.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -305,7 +316,8 @@ fn exif(description: &str, software: &str, comment: &str) -> Vec<u8> {
         table
     }
     let text = |s: &str| [s.as_bytes(), b"\0"].concat();
-    let user_comment = [b"UNICODE\0".to_vec(), comment.encode_utf16().flat_map(u16::to_le_bytes).collect()].concat();
+    let user_comment =
+        [b"UNICODE\0".to_vec(), comment.encode_utf16().flat_map(u16::to_le_bytes).collect()].concat();
     let first = |exif_ifd: usize| {
         let entries = [
             (0x010e, ASCII, text(description)),
@@ -350,7 +362,11 @@ mod tests {
         save(&path, &RgbImage::new(32, 16), &settings()).unwrap();
         assert_eq!(Settings::read(&path).unwrap(), settings());
         assert_eq!(Settings::read(path.with_extension("json")).unwrap(), settings());
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "no temporary file is left");
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            2,
+            "no temporary file is left"
+        );
     }
 
     #[test]

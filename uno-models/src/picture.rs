@@ -11,7 +11,10 @@ use std::path::Path;
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
+use image::{
+    DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
+    RgbaImage,
+};
 
 use crate::error::{Error, Result};
 
@@ -48,7 +51,13 @@ pub struct Picture {
 impl fmt::Debug for Picture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (width, height) = self.size();
-        write!(f, "Picture({}, {width}x{height} {:?}, nearest: {})", self.name, self.pixels.color(), self.nearest)
+        write!(
+            f,
+            "Picture({}, {width}x{height} {:?}, nearest: {})",
+            self.name,
+            self.pixels.color(),
+            self.nearest
+        )
     }
 }
 
@@ -81,7 +90,10 @@ impl Picture {
             return Err(error("the file is empty".into()));
         }
         if bytes.len() as u64 > options.max_bytes {
-            return Err(error(format!("the file has more than {} bytes; make it smaller first", options.max_bytes)));
+            return Err(error(format!(
+                "the file has more than {} bytes; make it smaller first",
+                options.max_bytes
+            )));
         }
         let format = image::guess_format(bytes).map_err(|_| {
             let start = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).escape_debug().to_string();
@@ -93,7 +105,11 @@ impl Picture {
             if let Some(reason) = beyond(options, width, height) {
                 return Ok(Decoded::Refused(reason));
             }
-            let orientation = if options.apply_exif_orientation { decoder.orientation()? } else { Orientation::NoTransforms };
+            let orientation = if options.apply_exif_orientation {
+                decoder.orientation()?
+            } else {
+                Orientation::NoTransforms
+            };
             let mut limits = Limits::default();
             limits.max_image_width = Some(options.max_side);
             limits.max_image_height = Some(options.max_side);
@@ -116,7 +132,9 @@ impl Picture {
         match decode() {
             Ok(Decoded::Picture(picture)) => Ok(picture),
             Ok(Decoded::Refused(reason)) => Err(error(reason)),
-            Err(e) => Err(error(format!("cannot be decoded as {format:?} ({e}); it is damaged or of an unusual kind"))),
+            Err(e) => Err(error(format!(
+                "cannot be decoded as {format:?} ({e}); it is damaged or of an unusual kind"
+            ))),
         }
     }
 
@@ -161,7 +179,10 @@ fn beyond(options: &DecodeOptions, width: u32, height: u32) -> Option<String> {
     if width == 0 || height == 0 {
         Some(format!("has no pixels ({width}x{height})"))
     } else if width.max(height) > options.max_side {
-        Some(format!("is {width}x{height}, wanted sides of at most {} pixels; make it smaller first", options.max_side))
+        Some(format!(
+            "is {width}x{height}, wanted sides of at most {} pixels; make it smaller first",
+            options.max_side
+        ))
     } else if pixels > options.max_pixels {
         let limit = options.max_pixels;
         Some(format!("is {width}x{height}, {pixels} pixels, wanted at most {limit}; make it smaller first"))
@@ -212,7 +233,9 @@ fn decode_png(bytes: &[u8], limits: Limits) -> image::ImageResult<(DynamicImage,
     let (width, height) = (reader.info().width, reader.info().height);
     let palette = reader.info().palette.clone().unwrap_or_default();
     let size = reader.output_buffer_size().ok_or_else(|| {
-        image::ImageError::Limits(image::error::LimitError::from_kind(image::error::LimitErrorKind::InsufficientMemory))
+        image::ImageError::Limits(image::error::LimitError::from_kind(
+            image::error::LimitErrorKind::InsufficientMemory,
+        ))
     })?;
     let mut raw = vec![0; size];
     let frame = reader.next_frame(&mut raw).map_err(broken)?;
@@ -230,7 +253,8 @@ fn decode_png(bytes: &[u8], limits: Limits) -> image::ImageResult<(DynamicImage,
         (png::ColorType::Indexed, depth) => {
             let indices = rows.flat_map(|row| unpack_bits(row, depth).take(samples));
             // Indices beyond the palette are black.
-            let color = |i: u8| palette.get(usize::from(i) * 3..usize::from(i) * 3 + 3).unwrap_or(&[0; 3]).to_vec();
+            let color =
+                |i: u8| palette.get(usize::from(i) * 3..usize::from(i) * 3 + 3).unwrap_or(&[0; 3]).to_vec();
             RgbImage::from_raw(width, height, indices.flat_map(color).collect()).map(Into::into)
         }
         (_, depth) => {
@@ -306,7 +330,14 @@ mod tests {
     #[test]
     fn every_format_is_told_by_its_contents() {
         let image = DynamicImage::ImageRgb8(RgbImage::from_pixel(20, 10, image::Rgb([200, 10, 30])));
-        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff] {
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Gif,
+            ImageFormat::Tiff,
+        ] {
             let picture = open(&encoded(&image, format)).unwrap();
             assert_eq!(picture.size(), (20, 10), "{format:?}");
             assert_eq!(picture.is_nearest(), format == ImageFormat::Gif, "{format:?}");
@@ -328,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_transparent_colour_is_no_alpha_channel() {
-        let picture = open(&png(2, 1, png::ColorType::Rgb, png::BitDepth::Eight, &[1, 2, 3, 4, 5, 6])).unwrap();
+        let picture =
+            open(&png(2, 1, png::ColorType::Rgb, png::BitDepth::Eight, &[1, 2, 3, 4, 5, 6])).unwrap();
         assert_eq!(picture.pixels().as_rgb8().unwrap().as_raw(), &[1, 2, 3, 4, 5, 6]);
     }
 
@@ -339,9 +371,11 @@ mod tests {
         assert_eq!(one.pixels().as_luma8().unwrap().as_raw(), &[255, 0, 255]);
         let four = open(&png(2, 1, png::ColorType::Grayscale, png::BitDepth::Four, &[0x3f])).unwrap();
         assert_eq!(four.pixels().to_luma8().as_raw(), &[51, 255]);
-        let sixteen = open(&png(2, 1, png::ColorType::Grayscale, png::BitDepth::Sixteen, &[1, 255, 128, 0])).unwrap();
+        let sixteen =
+            open(&png(2, 1, png::ColorType::Grayscale, png::BitDepth::Sixteen, &[1, 255, 128, 0])).unwrap();
         assert_eq!(sixteen.pixels().to_luma8().as_raw(), &[1, 128]);
-        let rgb = open(&png(1, 1, png::ColorType::Rgb, png::BitDepth::Sixteen, &[9, 255, 8, 255, 7, 255])).unwrap();
+        let rgb =
+            open(&png(1, 1, png::ColorType::Rgb, png::BitDepth::Sixteen, &[9, 255, 8, 255, 7, 255])).unwrap();
         assert_eq!(rgb.pixels().to_rgb8().as_raw(), &[9, 8, 7]);
     }
 

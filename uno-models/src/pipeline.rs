@@ -94,7 +94,11 @@ impl UnoPipeline {
         let (width, height) = request.validate(self.codec.channels(), factor)?;
         if (width, height) != (request.width, request.height) {
             let (w, h) = (request.width, request.height);
-            notice(format!("{w}x{h} is made as {width}x{height}: sides are multiples of 16"), &mut notices, observer);
+            notice(
+                format!("{w}x{h} is made as {width}x{height}: sides are multiples of 16"),
+                &mut notices,
+                observer,
+            );
         }
 
         // 2. References: scale, crop, encode.
@@ -170,11 +174,15 @@ impl UnoPipeline {
 
     /// After numbers that are not finite: looks for the weight that is to blame. Reads all weights, so only then.
     fn name_damaged_weights(&self, error: Error) -> Error {
-        let Error::Core(uno_core::Error::NonFinite { what, count, total, remedy }) = error else { return error };
+        let Error::Core(uno_core::Error::NonFinite { what, count, total, remedy }) = error else {
+            return error;
+        };
         let damaged: Vec<String> = self
             .checkpoints
             .iter()
-            .flat_map(|c| c.non_finite().into_iter().map(|(name, n)| (c.path().display().to_string(), name, n)))
+            .flat_map(|c| {
+                c.non_finite().into_iter().map(|(name, n)| (c.path().display().to_string(), name, n))
+            })
             .map(|(file, name, n)| format!("{name} in {file} ({n})"))
             .collect();
         let remedy = match &damaged[..] {

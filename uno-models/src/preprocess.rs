@@ -65,8 +65,12 @@ fn resize(picture: &Picture, width: u32, height: u32) -> RgbImage {
     // Grey is repeated, alpha dropped without compositing.
     let rgb: Vec<u8> = match pixels {
         DynamicImage::ImageLuma8(p) => resample(1, p.as_raw()).iter().flat_map(|&x| [x; 3]).collect(),
-        DynamicImage::ImageLumaA8(p) => resample(2, p.as_raw()).chunks_exact(2).flat_map(|x| [x[0]; 3]).collect(),
-        DynamicImage::ImageRgba8(p) => resample(4, p.as_raw()).chunks_exact(4).flat_map(|x| [x[0], x[1], x[2]]).collect(),
+        DynamicImage::ImageLumaA8(p) => {
+            resample(2, p.as_raw()).chunks_exact(2).flat_map(|x| [x[0]; 3]).collect()
+        }
+        DynamicImage::ImageRgba8(p) => {
+            resample(4, p.as_raw()).chunks_exact(4).flat_map(|x| [x[0], x[1], x[2]]).collect()
+        }
         other => resample(3, other.to_rgb8().as_raw()),
     };
     RgbImage::from_raw(width, height, rgb).unwrap_or_else(|| RgbImage::new(width, height))
@@ -129,7 +133,8 @@ struct Window {
 
 /// One window per new pixel along an axis (Pillow `precompute_coeffs`, `normalize_coeffs_8bpc`).
 fn windows(from: usize, to: usize) -> Vec<Window> {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
+    let sinc =
+        |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
     let filter = |x: f64| if (-LANCZOS..LANCZOS).contains(&x) { sinc(x) * sinc(x / LANCZOS) } else { 0.0 };
     let scale = from as f64 / to as f64;
     let filter_scale = scale.max(1.0);
@@ -229,7 +234,11 @@ mod tests {
         let kept = preprocess_ref(&Picture::from_rgba("x", hidden.clone()), 64).unwrap();
         assert_eq!(kept.get_pixel(3, 3), &Rgb([200, 100, 50]));
         let lost = preprocess_ref(&Picture::from_rgba("x", hidden), 80).unwrap();
-        assert_eq!(lost.get_pixel(3, 3), &Rgb([0, 0, 0]), "what is transparent turns black when it is resampled");
+        assert_eq!(
+            lost.get_pixel(3, 3),
+            &Rgb([0, 0, 0]),
+            "what is transparent turns black when it is resampled"
+        );
     }
 
     proptest! {

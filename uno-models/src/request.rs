@@ -175,12 +175,18 @@ impl Request {
             return Err(Error::request("guidance", self.guidance, "a finite number, about 1 to 10"));
         }
         if !(MULTIPLE..=MAX_SIDE).contains(&(self.long_side() as usize)) {
-            return Err(Error::request("ref_size", self.long_side(), format!("{MULTIPLE} to {MAX_SIDE} pixels")));
+            return Err(Error::request(
+                "ref_size",
+                self.long_side(),
+                format!("{MULTIPLE} to {MAX_SIDE} pixels"),
+            ));
         }
         if let Some(latents) = &self.latents {
             let wanted = [self.samples.len(), channels, height / downsampling, width / downsampling];
             if latents.dims() != wanted {
-                let wanted = format!("{wanted:?}: [samples, channels, height / {downsampling}, width / {downsampling}]");
+                let wanted = format!(
+                    "{wanted:?}: [samples, channels, height / {downsampling}, width / {downsampling}]"
+                );
                 return Err(Error::request("latents", format!("{:?}", latents.dims()), wanted));
             }
         }

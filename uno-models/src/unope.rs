@@ -33,7 +33,11 @@ impl FromStr for UnoPe {
             "h" => Ok(Self::H),
             "w" => Ok(Self::W),
             "o" => Ok(Self::O),
-            other => Err(Error::request("pe", other, "d (diagonal), h (rows only), w (columns only) or o (no offset)")),
+            other => Err(Error::request(
+                "pe",
+                other,
+                "d (diagonal), h (rows only), w (columns only) or o (no offset)",
+            )),
         }
     }
 }

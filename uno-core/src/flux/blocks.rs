@@ -135,7 +135,13 @@ impl DoubleStreamBlock {
     }
 
     /// `img` `[batch, image tokens, hidden]`, `txt` `[batch, text tokens, hidden]`, `vec` `[batch, hidden]` -> `(img, txt)`.
-    pub fn forward(&self, img: Tensor<3>, txt: Tensor<3>, vec: &Tensor<2>, rope: &Rope) -> (Tensor<3>, Tensor<3>) {
+    pub fn forward(
+        &self,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        vec: &Tensor<2>,
+        rope: &Rope,
+    ) -> (Tensor<3>, Tensor<3>) {
         let text_tokens = txt.dims()[1];
         let image_tokens = img.dims()[1];
         let start = |stream: &Stream, x: &Tensor<3>| {

@@ -63,7 +63,10 @@ impl FluxConfig {
                 )
             })?;
             shape.try_into().map_err(|_| {
-                Error::format(checkpoint.path(), format!("tensor {name}: got shape {shape:?}, wanted a matrix"))
+                Error::format(
+                    checkpoint.path(),
+                    format!("tensor {name}: got shape {shape:?}, wanted a matrix"),
+                )
             })
         };
         let [hidden_size, in_channels] = matrix("img_in.weight")?;
@@ -80,7 +83,12 @@ impl FluxConfig {
         };
         let head_dim = match checkpoint.shape(norm) {
             Some(&[d]) => d,
-            _ => return Err(Error::format(checkpoint.path(), format!("tensor {norm} is missing or no vector"))),
+            _ => {
+                return Err(Error::format(
+                    checkpoint.path(),
+                    format!("tensor {norm} is missing or no vector"),
+                ));
+            }
         };
         let config = Self {
             in_channels,

@@ -113,7 +113,8 @@ impl Flux {
 
     /// The conditioning vector `[batch, hidden]` of timesteps, guidance and pooled text.
     fn conditioning_vector(&self, t: &[f32], guidance: &[f32], vec: Tensor<2>) -> Tensor<2> {
-        let embed = |values: &[f32]| timestep_embedding(values, self.config.time_dim, &self.device, self.dtype);
+        let embed =
+            |values: &[f32]| timestep_embedding(values, self.config.time_dim, &self.device, self.dtype);
         let mut sum = self.time_in.forward(embed(t));
         if let Some(guidance_in) = &self.guidance_in {
             sum = sum + guidance_in.forward(embed(guidance));
@@ -125,11 +126,19 @@ impl Flux {
         let conditioning = input.conditioning;
         let [batch, tokens, channels] = input.latent.dims();
         let wanted = |what: &str, got: &[usize], wanted: &[usize]| {
-            if got == wanted { Ok(()) } else { Err(Error::invalid(what, format!("{got:?}"), format!("{wanted:?}"))) }
+            if got == wanted {
+                Ok(())
+            } else {
+                Err(Error::invalid(what, format!("{got:?}"), format!("{wanted:?}")))
+            }
         };
         wanted("latent [batch, tokens, channels]", &[channels], &[self.config.in_channels])?;
         let [txt_batch, _, txt_width] = conditioning.txt.dims();
-        wanted("txt [batch, tokens, features]", &[txt_batch, txt_width], &[batch, self.config.context_in_dim])?;
+        wanted(
+            "txt [batch, tokens, features]",
+            &[txt_batch, txt_width],
+            &[batch, self.config.context_in_dim],
+        )?;
         wanted("vec [batch, features]", &conditioning.vec.dims(), &[batch, self.config.vec_in_dim])?;
         for (i, reference) in conditioning.references.iter().enumerate() {
             let [b, _, c] = reference.dims();
@@ -137,8 +146,9 @@ impl Flux {
         }
         wanted("timesteps [batch]", &[input.t.len()], &[batch])?;
         wanted("guidance [batch]", &[input.guidance.len()], &[batch])?;
-        let sequence =
-            conditioning.txt.dims()[1] + tokens + conditioning.references.iter().map(|r| r.dims()[1]).sum::<usize>();
+        let sequence = conditioning.txt.dims()[1]
+            + tokens
+            + conditioning.references.iter().map(|r| r.dims()[1]).sum::<usize>();
         wanted("position ids [text, latent and reference tokens]", &[conditioning.ids.len()], &[sequence])
     }
 }

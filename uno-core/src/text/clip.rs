@@ -80,7 +80,11 @@ impl ClipTextConfig {
                 let file: ConfigFile = serde_json::from_slice(json).map_err(|e| {
                     Error::format(checkpoint.path(), format!("the config.json beside it cannot be used: {e}"))
                 })?;
-                file.text_config.map_or_else(ConfigFile::default, |inner| *inner).or(file.num_attention_heads, file.hidden_act, file.layer_norm_eps)
+                file.text_config.map_or_else(ConfigFile::default, |inner| *inner).or(
+                    file.num_attention_heads,
+                    file.hidden_act,
+                    file.layer_norm_eps,
+                )
             }
             None => ConfigFile::default(),
         };
@@ -88,7 +92,9 @@ impl ClipTextConfig {
         if heads == 0 || hidden_size % heads != 0 || vocab_size == 0 || max_position_embeddings < 2 {
             return Err(Error::format(
                 checkpoint.path(),
-                format!("{heads} attention heads do not divide the width {hidden_size}; give the model's own config.json"),
+                format!(
+                    "{heads} attention heads do not divide the width {hidden_size}; give the model's own config.json"
+                ),
             ));
         }
         Ok(Self {
@@ -152,7 +158,8 @@ impl Layer {
         let normed = self.layer_norm1.forward(x.clone());
         let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
         let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
-        let attended = attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, None, options);
+        let attended =
+            attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, None, options);
         let x = x + self.out_proj.forward(join_heads(attended));
         let hidden = self.fc1.forward(self.layer_norm2.forward(x.clone()));
         let hidden = match self.activation {
@@ -206,7 +213,11 @@ impl ClipTextEncoder {
             let d = config.hidden_size;
             w.at("text_model", |w| {
                 Ok(Self {
-                    token_embedding: Embedding::load(w, "embeddings.token_embedding.weight", [config.vocab_size, d]),
+                    token_embedding: Embedding::load(
+                        w,
+                        "embeddings.token_embedding.weight",
+                        [config.vocab_size, d],
+                    ),
                     position_embedding: w
                         .param("embeddings.position_embedding.weight", [config.max_position_embeddings, d]),
                     layers: (0..config.num_hidden_layers)

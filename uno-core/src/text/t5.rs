@@ -56,10 +56,18 @@ impl T5Config {
         let [inner, _] = matrix(&format!("{BLOCK0}.q.weight"))?;
         let [buckets, num_heads] = matrix(&format!("{BLOCK0}.relative_attention_bias.weight"))?;
         let [d_ff, _] = matrix("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
-        if num_heads == 0 || inner == 0 || inner % num_heads != 0 || buckets < 4 || buckets % 2 != 0 || vocab_size == 0 {
+        if num_heads == 0
+            || inner == 0
+            || inner % num_heads != 0
+            || buckets < 4
+            || buckets % 2 != 0
+            || vocab_size == 0
+        {
             return Err(Error::format(
                 checkpoint.path(),
-                format!("dimensions do not fit together: {num_heads} heads, inner width {inner}, {buckets} buckets"),
+                format!(
+                    "dimensions do not fit together: {num_heads} heads, inner width {inner}, {buckets} buckets"
+                ),
             ));
         }
         Ok(Self {
@@ -159,7 +167,8 @@ impl T5Encoder {
             let bias_shape = [config.relative_attention_num_buckets, config.num_heads];
             Ok(Self {
                 embedding: Embedding::load(w, embedding, [config.vocab_size, config.d_model]),
-                relative_attention_bias: w.param(&format!("{BLOCK0}.relative_attention_bias.weight"), bias_shape),
+                relative_attention_bias: w
+                    .param(&format!("{BLOCK0}.relative_attention_bias.weight"), bias_shape),
                 blocks: (0..config.num_layers)
                     .map(|i| w.at(format!("encoder.block.{i}"), |w| Block::load(w, &config)))
                     .collect(),

@@ -26,12 +26,22 @@ pub(super) struct Conv2d {
 impl Conv2d {
     /// 3x3, size kept.
     pub(super) fn same(w: Weights<'_>, [input, output]: [usize; 2]) -> Self {
-        Self { weight: w.param("weight", [output, input, 3, 3]), bias: w.param("bias", [output]), stride: 1, padding: 1 }
+        Self {
+            weight: w.param("weight", [output, input, 3, 3]),
+            bias: w.param("bias", [output]),
+            stride: 1,
+            padding: 1,
+        }
     }
 
     /// 1x1.
     pub(super) fn pointwise(w: Weights<'_>, [input, output]: [usize; 2]) -> Self {
-        Self { weight: w.param("weight", [output, input, 1, 1]), bias: w.param("bias", [output]), stride: 1, padding: 0 }
+        Self {
+            weight: w.param("weight", [output, input, 1, 1]),
+            bias: w.param("bias", [output]),
+            stride: 1,
+            padding: 0,
+        }
     }
 
     /// 3x3 with stride 2 and no padding of its own.
@@ -132,8 +142,14 @@ impl AttnBlock {
         let tokens = |conv: &Conv2d| {
             conv.forward(normed.clone()).reshape([batch, 1, channels, height * width]).swap_dims(2, 3)
         };
-        let attended =
-            attention(tokens(&self.q), tokens(&self.k), tokens(&self.v), None, None, AttentionModuleOptions::default());
+        let attended = attention(
+            tokens(&self.q),
+            tokens(&self.k),
+            tokens(&self.v),
+            None,
+            None,
+            AttentionModuleOptions::default(),
+        );
         let grid = attended.swap_dims(2, 3).reshape([batch, channels, height, width]);
         x + self.proj_out.forward(grid)
     }

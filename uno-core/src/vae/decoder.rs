@@ -33,11 +33,14 @@ impl Decoder {
         let levels = config.channels.iter().enumerate().rev().map(|(level, &output)| {
             w.at(format!("up.{level}"), |w| {
                 let block = (0..config.num_res_blocks + 1).map(|i| {
-                    w.at(format!("block.{i}"), |w| ResnetBlock::load(w, [std::mem::replace(&mut input, output), output]))
+                    w.at(format!("block.{i}"), |w| {
+                        ResnetBlock::load(w, [std::mem::replace(&mut input, output), output])
+                    })
                 });
                 Up {
                     block: block.collect(),
-                    upsample: (level > 0).then(|| w.at("upsample.conv", |w| Conv2d::same(w, [output, output]))),
+                    upsample: (level > 0)
+                        .then(|| w.at("upsample.conv", |w| Conv2d::same(w, [output, output]))),
                 }
             })
         });

@@ -34,7 +34,9 @@ impl Encoder {
         let down = config.channels.iter().enumerate().map(|(level, &output)| {
             w.at(format!("down.{level}"), |w| {
                 let block = (0..config.num_res_blocks).map(|i| {
-                    w.at(format!("block.{i}"), |w| ResnetBlock::load(w, [std::mem::replace(&mut input, output), output]))
+                    w.at(format!("block.{i}"), |w| {
+                        ResnetBlock::load(w, [std::mem::replace(&mut input, output), output])
+                    })
                 });
                 Down {
                     block: block.collect(),

@@ -62,7 +62,11 @@ impl AutoEncoderConfig {
             channels,
         };
         let odd = |c: &usize| *c == 0 || c % blocks::GROUPS != 0;
-        if config.channels.is_empty() || config.latent_channels == 0 || config.channels.iter().any(odd) || odd(&config.base_channels) {
+        if config.channels.is_empty()
+            || config.latent_channels == 0
+            || config.channels.iter().any(odd)
+            || odd(&config.base_channels)
+        {
             return Err(Error::format(
                 checkpoint.path(),
                 format!(
@@ -104,14 +108,20 @@ impl AutoEncoder {
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let config = AutoEncoderConfig::detect(checkpoint)?;
         let options = options.clone().with_dtype(FloatDType::F32);
-        load(checkpoint, "a FLUX autoencoder", &options, |_| false, |w| {
-            Ok(Self {
-                encoder: w.at("encoder", |w| Encoder::load(w, &config)),
-                decoder: w.at("decoder", |w| Decoder::load(w, &config)),
-                device: w.device().clone(),
-                config: config.clone(),
-            })
-        })
+        load(
+            checkpoint,
+            "a FLUX autoencoder",
+            &options,
+            |_| false,
+            |w| {
+                Ok(Self {
+                    encoder: w.at("encoder", |w| Encoder::load(w, &config)),
+                    decoder: w.at("decoder", |w| Decoder::load(w, &config)),
+                    device: w.device().clone(),
+                    config: config.clone(),
+                })
+            },
+        )
     }
 
     /// Dimensions.

@@ -86,7 +86,9 @@ impl Checkpoint {
             let tensor = shards.get(shard.as_str()).and_then(|s| s.tensors.get(name)).ok_or_else(|| {
                 Error::format(
                     index,
-                    format!("says that {shard} holds {name}, but it does not; the shards are of another download"),
+                    format!(
+                        "says that {shard} holds {name}, but it does not; the shards are of another download"
+                    ),
                 )
             })?;
             tensors.insert(name.clone(), tensor.clone());
@@ -214,10 +216,16 @@ fn weights_in(folder: &Path) -> Result<PathBuf> {
     found.sort();
     match &found[..] {
         [one] => Ok(one.clone()),
-        [] => Err(Error::format(folder, "holds no .safetensors file; wanted model.safetensors or its index of shards")),
+        [] => Err(Error::format(
+            folder,
+            "holds no .safetensors file; wanted model.safetensors or its index of shards",
+        )),
         many => Err(Error::format(
             folder,
-            format!("holds {} .safetensors files and no index that joins them; name the one that is meant", many.len()),
+            format!(
+                "holds {} .safetensors files and no index that joins them; name the one that is meant",
+                many.len()
+            ),
         )),
     }
 }
@@ -228,16 +236,23 @@ fn foreign_format(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(start);
     if bytes.is_empty() {
         Some("the file is empty; load it anew".into())
-    } else if start.starts_with(b"PK\x03\x04") || (start.starts_with(b"\x80") && start.get(1).is_some_and(|&b| b <= 5)) {
+    } else if start.starts_with(b"PK\x03\x04")
+        || (start.starts_with(b"\x80") && start.get(1).is_some_and(|&b| b <= 5))
+    {
         Some(
             "this is a pickled PyTorch file, and reading one can run code hidden in it; take the .safetensors file of the \
              same model instead"
                 .into(),
         )
     } else if start.starts_with(b"GGUF") {
-        Some("this is a GGUF file, which is not read yet; take the .safetensors file of the same model".into())
+        Some(
+            "this is a GGUF file, which is not read yet; take the .safetensors file of the same model".into(),
+        )
     } else if text.starts_with("version https://git-lfs") {
-        Some("this is a git-lfs pointer, not the file itself; run `git lfs pull`, or load it from the hub".into())
+        Some(
+            "this is a git-lfs pointer, not the file itself; run `git lfs pull`, or load it from the hub"
+                .into(),
+        )
     } else if text.trim_start().starts_with('<') {
         Some("this is a web page, probably a saved error message; load the file anew".into())
     } else {
@@ -282,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_sound_file_opens_with_names_and_values() {
-        let file = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0, 0, 128, 63, 0, 0, 0, 64]);
+        let file =
+            file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0, 0, 128, 63, 0, 0, 0, 64]);
         let checkpoint = Checkpoint::from_bytes("x", file).unwrap();
         assert_eq!(checkpoint.tensors()["a"].to_f32(), [1.0, 2.0]);
         assert_eq!(checkpoint.fingerprint().len(), 64);
@@ -324,7 +340,9 @@ mod tests {
         assert!(message(bytes::Bytes::from_static(b"PK\x03\x04....data.pkl")).contains("pickled"));
         assert!(message(bytes::Bytes::from_static(b"\x80\x02}q\x00.......")).contains("pickled"));
         assert!(message(bytes::Bytes::from_static(b"GGUF\x03\0\0\0")).contains("GGUF"));
-        assert!(message(bytes::Bytes::from_static(b"version https://git-lfs.github.com/spec/v1")).contains("lfs"));
+        assert!(
+            message(bytes::Bytes::from_static(b"version https://git-lfs.github.com/spec/v1")).contains("lfs")
+        );
         assert!(message(bytes::Bytes::new()).contains("empty"));
     }
 

@@ -127,11 +127,13 @@ pub(crate) fn expand_to_f32(dtype: StorageDtype, bytes: &[u8]) -> Option<Vec<f32
     fn run<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
         let (numbers, _) = bytes.as_chunks::<N>();
         let mut out = vec![0.0f32; numbers.len()];
-        out.par_chunks_mut(PARALLEL_CHUNK).zip(numbers.par_chunks(PARALLEL_CHUNK)).for_each(|(out, numbers)| {
-            for (value, number) in out.iter_mut().zip(numbers) {
-                *value = f(*number);
-            }
-        });
+        out.par_chunks_mut(PARALLEL_CHUNK).zip(numbers.par_chunks(PARALLEL_CHUNK)).for_each(
+            |(out, numbers)| {
+                for (value, number) in out.iter_mut().zip(numbers) {
+                    *value = f(*number);
+                }
+            },
+        );
         out
     }
     Some(match dtype {
@@ -177,7 +179,10 @@ mod tests {
     fn every_e4m3_value_is_cast_back_to_its_code() {
         for code in 0..=255u8 {
             let value = e4m3_to_f32(code);
-            assert!(f32_to_e4m3(value) == code || value.is_nan() && f32_to_e4m3(value) & 0x7f == 0x7f, "{code:#x}");
+            assert!(
+                f32_to_e4m3(value) == code || value.is_nan() && f32_to_e4m3(value) & 0x7f == 0x7f,
+                "{code:#x}"
+            );
         }
     }
 
@@ -186,12 +191,18 @@ mod tests {
         for code in 0..0x7eu8 {
             let (low, high) = (e4m3_to_f32(code), e4m3_to_f32(code + 1));
             let middle = (low + high) / 2.0;
-            assert_eq!(f32_to_e4m3(middle), if code % 2 == 0 { code } else { code + 1 }, "tie above {code:#x}");
+            assert_eq!(
+                f32_to_e4m3(middle),
+                if code % 2 == 0 { code } else { code + 1 },
+                "tie above {code:#x}"
+            );
             assert_eq!(f32_to_e4m3(middle.next_down()), code);
             assert_eq!(f32_to_e4m3(middle.next_up()), code + 1);
             assert_eq!(f32_to_e4m3(-middle.next_up()), 0x80 | (code + 1));
         }
-        for (x, code) in [(448.0, 0x7e), (464.0, 0x7e), (464.1, 0x7f), (f32::INFINITY, 0x7f), (1e-30, 0), (-1e-30, 0x80)] {
+        for (x, code) in
+            [(448.0, 0x7e), (464.0, 0x7e), (464.1, 0x7f), (f32::INFINITY, 0x7f), (1e-30, 0), (-1e-30, 0x80)]
+        {
             assert_eq!(f32_to_e4m3(x), code, "{x}");
         }
     }

@@ -82,8 +82,11 @@ pub fn load<M>(
     ignore: impl Fn(&str) -> bool,
     build: impl FnOnce(Weights<'_>) -> Result<M>,
 ) -> Result<M> {
-    let report =
-        LoadReport { model: model.to_owned(), path: checkpoint.path().to_path_buf(), ..LoadReport::default() };
+    let report = LoadReport {
+        model: model.to_owned(),
+        path: checkpoint.path().to_path_buf(),
+        ..LoadReport::default()
+    };
     let loading = Loading { checkpoint, options, used: RefCell::default(), report: RefCell::new(report) };
     let built = build(Weights { loading: &loading, prefix: "" });
     let used = loading.used.into_inner();
@@ -177,12 +180,18 @@ mod tests {
     #[test]
     fn everything_that_does_not_fit_is_reported_together() {
         let options = LoadOptions::new(&Device::flex());
-        let error = load(&checkpoint(), "a model", &options, |_| false, |w| {
-            w.param("a.weight", [3, 2]);
-            w.param("c.weight", [1]);
-            w.param("ids", [4]);
-            Ok(())
-        })
+        let error = load(
+            &checkpoint(),
+            "a model",
+            &options,
+            |_| false,
+            |w| {
+                w.param("a.weight", [3, 2]);
+                w.param("c.weight", [1]);
+                w.param("ids", [4]);
+                Ok(())
+            },
+        )
         .unwrap_err();
         let Error::Load(report) = &error else { panic!("{error}") };
         assert_eq!(report.missing, ["c.weight"]);
@@ -199,10 +208,16 @@ mod tests {
     #[test]
     fn keys_that_may_be_there_are_ignored() {
         let options = LoadOptions::new(&Device::flex());
-        let shape = load(&checkpoint(), "a model", &options, |key| key == "ids", |w| {
-            w.at("b", |w| w.param("weight", [4]));
-            Ok(w.at("a", |w| w.param("weight", [2, 3])).val().dims())
-        });
+        let shape = load(
+            &checkpoint(),
+            "a model",
+            &options,
+            |key| key == "ids",
+            |w| {
+                w.at("b", |w| w.param("weight", [4]));
+                Ok(w.at("a", |w| w.param("weight", [2, 3])).val().dims())
+            },
+        );
         assert_eq!(shape.unwrap(), [2, 3]);
     }
 }

@@ -62,7 +62,12 @@ impl fmt::Display for LoadReport {
     }
 }
 
-fn section<T>(f: &mut fmt::Formatter<'_>, title: &str, items: &[T], show: impl Fn(&T) -> String) -> fmt::Result {
+fn section<T>(
+    f: &mut fmt::Formatter<'_>,
+    title: &str,
+    items: &[T],
+    show: impl Fn(&T) -> String,
+) -> fmt::Result {
     if items.is_empty() {
         return Ok(());
     }
@@ -78,6 +83,7 @@ fn section<T>(f: &mut fmt::Formatter<'_>, title: &str, items: &[T], show: impl F
 
 /// The unused key that shares the longest ending with `name`, if it is more than the last word.
 fn nearest<'a>(name: &str, candidates: &'a [String]) -> Option<&'a String> {
-    let common = |other: &str| name.split('.').rev().zip(other.split('.').rev()).take_while(|(a, b)| a == b).count();
+    let common =
+        |other: &str| name.split('.').rev().zip(other.split('.').rev()).take_while(|(a, b)| a == b).count();
     candidates.iter().map(|c| (common(c), c)).filter(|(n, _)| *n >= 2).max_by_key(|(n, _)| *n).map(|(_, c)| c)
 }

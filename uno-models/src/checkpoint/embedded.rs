@@ -33,7 +33,10 @@ pub fn embedded() -> Result<ModelSource> {
             t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,
             clip: open("clip/model.safetensors", embedded!("clip/model.safetensors"))?,
             clip_config: Some(embedded!("clip/config.json").to_vec()),
-            t5_tokenizer: T5Tokenizer::from_spiece_bytes("embedded/t5/spiece.model", embedded!("t5/spiece.model"))?,
+            t5_tokenizer: T5Tokenizer::from_spiece_bytes(
+                "embedded/t5/spiece.model",
+                embedded!("t5/spiece.model"),
+            )?,
             clip_tokenizer: ClipTokenizer::from_vocab_merges_bytes(
                 "embedded/clip",
                 embedded!("clip/vocab.json"),

@@ -28,11 +28,17 @@ pub struct Entry {
 pub fn read_prompts(path: &Path) -> Result<Vec<Entry>> {
     let length = std::fs::metadata(path).map_err(Error::read(path))?.len();
     if length > MAX_BYTES {
-        return Err(Error::format(path, format!("has {length} bytes, wanted a prompt list of at most {MAX_BYTES}")));
+        return Err(Error::format(
+            path,
+            format!("has {length} bytes, wanted a prompt list of at most {MAX_BYTES}"),
+        ));
     }
     let text = std::fs::read(path).map_err(Error::read(path))?;
     let mut entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|e| {
-        Error::format(path, format!(r#"is no prompt list: {e}; wanted [{{"prompt": "...", "image_paths": ["..."]}}]"#))
+        Error::format(
+            path,
+            format!(r#"is no prompt list: {e}; wanted [{{"prompt": "...", "image_paths": ["..."]}}]"#),
+        )
     })?;
     if entries.is_empty() {
         return Err(Error::format(path, "holds no prompt"));
@@ -82,7 +88,8 @@ mod tests {
     fn paths_are_relative_to_the_list() {
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("list.json");
-        std::fs::write(&list, r#"[{"prompt": "a cat", "image_paths": ["cat.png"]}, {"prompt": "none"}]"#).unwrap();
+        std::fs::write(&list, r#"[{"prompt": "a cat", "image_paths": ["cat.png"]}, {"prompt": "none"}]"#)
+            .unwrap();
         let entries = read_prompts(&list).unwrap();
         assert_eq!(entries[0].image_paths, [folder.path().join("cat.png")]);
         assert!(entries[1].image_paths.is_empty());
