@@ -7,30 +7,14 @@ use common::*;
 use uno_core::text::{ClipTextEncoder, T5Encoder};
 use uno_core::weights::Checkpoint;
 
-/// Integer tensors are not weights, so they are read here and not by the loader.
-fn ids(file: &std::path::Path, name: &str) -> Vec<Vec<u32>> {
-    let bytes = std::fs::read(file).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let view = file.tensor(name).unwrap();
-    let numbers: Vec<u32> = match view.dtype() {
-        safetensors::Dtype::I64 => {
-            view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
-        }
-        safetensors::Dtype::I32 => {
-            view.data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b) as u32).collect()
-        }
-        other => panic!("{name}: {other:?}"),
-    };
-    numbers.chunks(view.shape()[1]).map(<[u32]>::to_vec).collect()
-}
-
 #[test]
 fn t5_states_agree() {
     for (file, set) in each("cases/text.safetensors") {
         let cases = Cases::open(&file);
         for options in storages() {
             let t5 = T5Encoder::load(&Checkpoint::open(set.join("model/t5")).unwrap(), &options).unwrap();
-            let states: Vec<_> = ids(&file, "t5_ids").iter().map(|ids| t5.forward(ids).unwrap()).collect();
+            let states: Vec<_> =
+                id_rows(&file, "t5_ids").iter().map(|ids| t5.forward(ids).unwrap()).collect();
             let error = relative_error(&values(Tensor::cat(states, 0)), &cases.values("t5_out"));
             check(&set, &format!("T5 states ({:?})", options.storage), error, COMPONENT);
         }
@@ -47,7 +31,7 @@ fn clip_states_agree() {
             let clip =
                 ClipTextEncoder::load(&Checkpoint::open(&folder).unwrap(), Some(&config), &options).unwrap();
             let states: Vec<_> =
-                ids(&file, "clip_ids").iter().map(|ids| clip.forward(ids).unwrap()).collect();
+                id_rows(&file, "clip_ids").iter().map(|ids| clip.forward(ids).unwrap()).collect();
             let error = relative_error(&values(Tensor::cat(states, 0)), &cases.values("clip_out"));
             check(&set, &format!("CLIP state ({:?})", options.storage), error, COMPONENT);
         }

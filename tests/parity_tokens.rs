@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Cases, each};
+use common::{Cases, each, id_rows};
 use serde::Deserialize;
 use uno_core::text::{ClipTokenizer, Encoding, T5Tokenizer};
 
@@ -65,30 +65,15 @@ fn prompts_and_token_ids_of_the_text_encoder_cases_agree() {
         let Some(prompts) = cases.metadata.get("prompts") else { continue };
         let prompts: Vec<String> = serde_json::from_str(prompts).unwrap();
         let (t5, clip) = tokenizers(&set);
-        let t5 = |prompt: &str, length| t5.encode(prompt, length).unwrap();
-        let clip = |prompt: &str, length| clip.encode(prompt, length).unwrap();
-        let encoders: [(&str, &dyn Fn(&str, usize) -> Encoding); 2] = [("t5_ids", &t5), ("clip_ids", &clip)];
-        let bytes = std::fs::read(&file).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let mut wrong = 0;
-        for (name, encode) in encoders {
-            let Ok(ids) = tensors.tensor(name) else { continue };
-            let width = ids.shape()[1];
-            let ids: Vec<u32> = match ids.dtype() {
-                safetensors::Dtype::I64 => numbers(ids.data(), |b| i64::from_le_bytes(b) as u32),
-                safetensors::Dtype::I32 => numbers(ids.data(), |b| i32::from_le_bytes(b) as u32),
-                other => panic!("{name} is {other:?}"),
-            };
-            assert_eq!(ids.len(), width * prompts.len(), "{name}");
-            for (prompt, wanted) in prompts.iter().zip(ids.chunks(width)) {
-                wrong += usize::from(!same(name, prompt, &encode(prompt, width), wanted));
-            }
+        for ((prompt, t5_ids), clip_ids) in
+            prompts.iter().zip(id_rows(&file, "t5_ids")).zip(id_rows(&file, "clip_ids"))
+        {
+            wrong += usize::from(!same("T5", prompt, &t5.encode(prompt, t5_ids.len()).unwrap(), &t5_ids));
+            wrong +=
+                usize::from(!same("CLIP", prompt, &clip.encode(prompt, clip_ids.len()).unwrap(), &clip_ids));
         }
         println!("{}: {} prompts: {wrong} lists differ", file.display(), prompts.len());
         assert_eq!(wrong, 0, "{}", file.display());
     }
-}
-
-fn numbers<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> u32) -> Vec<u32> {
-    bytes.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
 }

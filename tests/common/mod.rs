@@ -132,3 +132,20 @@ pub fn dit_path(set: &Path) -> PathBuf {
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no transformer in {}", model.display()))
 }
+
+/// The rows of an integer tensor. (Integer tensors are no weights, so the weights layer does not read them.)
+pub fn id_rows(file: &Path, name: &str) -> Vec<Vec<u32>> {
+    let bytes = std::fs::read(file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    let numbers: Vec<u32> = match view.dtype() {
+        safetensors::Dtype::I64 => {
+            view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+        }
+        safetensors::Dtype::I32 => {
+            view.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as u32).collect()
+        }
+        other => panic!("{name} is {other:?}"),
+    };
+    numbers.chunks(view.shape()[1]).map(<[u32]>::to_vec).collect()
+}

@@ -46,7 +46,7 @@ pub fn schedule(steps: usize, sequence_length: usize, shift: bool) -> Result<Vec
     // As torch.linspace: counted from both ends, so that small times are exact.
     let step = -1.0 / steps as f32;
     let linear =
-        |i: usize| if i < (steps + 1) / 2 { 1.0 + step * i as f32 } else { -step * (steps - i) as f32 };
+        |i: usize| if i < steps.div_ceil(2) { 1.0 + step * i as f32 } else { -step * (steps - i) as f32 };
     let shifted = |t: f32| if t == 0.0 { 0.0 } else { factor * (1.0 / (factor + (1.0 / t - 1.0))) };
     Ok((0..=steps).map(linear).map(|t| if shift { shifted(t) } else { t }).collect())
 }

@@ -61,7 +61,7 @@ impl AutoEncoderConfig {
             latent_channels: kernel("encoder.conv_out.weight")?[0] / 2,
             channels,
         };
-        let odd = |c: &usize| *c == 0 || c % blocks::GROUPS != 0;
+        let odd = |c: &usize| *c == 0 || !c.is_multiple_of(blocks::GROUPS);
         if config.channels.is_empty()
             || config.latent_channels == 0
             || config.channels.iter().any(odd)

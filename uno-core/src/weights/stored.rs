@@ -90,7 +90,7 @@ impl StoredTensor {
     }
 
     fn is_aligned(&self, to: usize) -> bool {
-        self.bytes.as_ref().is_none_or(|bytes| bytes.as_ptr() as usize % to == 0)
+        self.bytes.as_ref().is_none_or(|bytes| (bytes.as_ptr() as usize).is_multiple_of(to))
     }
 
     /// The tensor on `device` in `dtype`; `D` must be the rank of [`StoredTensor::shape`].
