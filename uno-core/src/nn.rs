@@ -64,9 +64,8 @@ pub struct LoraBranch {
 impl LoraBranch {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (device, dtype) = (x.device(), float_dtype(&x));
-        let down = self.down.expand(&device, dtype).unsqueeze();
-        let up = self.up.expand(&device, dtype).unsqueeze();
-        x.matmul(down).matmul(up).mul_scalar(self.scale)
+        let low = times(x, self.down.expand(&device, dtype));
+        times(low, self.up.expand(&device, dtype)).mul_scalar(self.scale)
     }
 }
 
@@ -101,8 +100,7 @@ impl Linear {
     ///
     /// Each sample of a batch is multiplied by itself, so that it comes out the same, to the last bit, as it does alone.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let weight = self.weight.expand(&x.device(), float_dtype(&x)).unsqueeze();
-        let mut y = x.clone().matmul(weight);
+        let mut y = times(x.clone(), self.weight.expand(&x.device(), float_dtype(&x)));
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
@@ -144,6 +142,18 @@ impl Linear {
         }
         self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
     }
+}
+
+/// `[batch, tokens, in]` times `[in, out]`, each sample by itself.
+fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let [batch, tokens, _] = x.dims();
+    let weight: Tensor<3> = weight.unsqueeze();
+    // burn folds a batch of single rows into one matrix, whose kernel adds in another order than the one for a single row.
+    if batch > 1 && tokens == 1 {
+        let rows = (0..batch).map(|i| x.clone().narrow(0, i, 1).matmul(weight.clone()));
+        return Tensor::cat(rows.collect(), 0);
+    }
+    x.matmul(weight)
 }
 
 /// The float format of a tensor.
@@ -283,5 +293,25 @@ impl Embedding {
             Self::Stored(table) => table.rows(ids).to_tensor(device, dtype),
         };
         Ok(rows.unsqueeze())
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn a_sample_is_multiplied_alike_alone_and_in_a_batch() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let weight = random([1, 768, 512]).squeeze_dim(0);
+        for tokens in [1, 2, 33] {
+            let (a, b) = (random([1, tokens, 768]), random([1, tokens, 768]));
+            let both = times(Tensor::cat(vec![a.clone(), b], 0), weight.clone());
+            let alone = times(a, weight.clone()).into_data();
+            assert_eq!(alone, both.narrow(0, 0, 1).into_data(), "{tokens} tokens");
+        }
     }
 }
