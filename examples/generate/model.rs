@@ -152,6 +152,6 @@ impl Model {
             path: std::path::absolute(checkpoint.path()).unwrap_or_else(|_| checkpoint.path().to_path_buf()),
             fingerprint: checkpoint.fingerprint().to_owned(),
         };
-        self.source.fingerprints().into_iter().map(record).collect()
+        self.source.checkpoints().into_iter().map(record).collect()
     }
 }

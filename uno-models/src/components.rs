@@ -51,6 +51,8 @@ impl PipelineOptions {
 /// The contents of all files of a model, opened but not loaded.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
+    /// Kind of model, as the official `--model_type`; `embedded` for the one inside the program.
+    pub model_type: String,
     /// The transformer.
     pub dit: Checkpoint,
     /// The autoencoder.
@@ -94,6 +96,7 @@ impl ModelSource {
             .map(|path| std::fs::read(path).map_err(Error::read(path)))
             .transpose()?;
         Ok(Self {
+            model_type: files.model_type.to_string(),
             dit,
             ae: Checkpoint::open(&files.ae.files)?,
             lora: files.lora.as_ref().map(|lora| Checkpoint::open(&lora.files)).transpose()?,
@@ -115,8 +118,8 @@ impl ModelSource {
         })
     }
 
-    /// Part, path and fingerprint of every checkpoint, for the record that goes with a picture.
-    pub fn fingerprints(&self) -> Vec<(&'static str, &Checkpoint)> {
+    /// Every checkpoint, with the name of its part.
+    pub fn checkpoints(&self) -> Vec<(&'static str, &Checkpoint)> {
         let mut all =
             vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
         all.extend(self.lora.as_ref().map(|lora| ("lora", lora)));
@@ -206,7 +209,7 @@ pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Obse
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     };
     pipeline.checkpoints =
-        source.fingerprints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
+        source.checkpoints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
     Ok(pipeline)
 }
 

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
+use uno_core::weights::Checkpoint;
 
+use crate::components::{ModelSource, PipelineOptions};
 use crate::error::{Error, Result};
 use crate::request::{NoiseDtype, Request, Sample};
 use crate::unope::UnoPe;
@@ -143,6 +145,48 @@ pub struct ModelRecord {
     pub fingerprint: String,
 }
 
+/// What computes: the model's files, and how they are used.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelInfo {
+    /// Kind of model.
+    pub model_type: String,
+    /// The model's files.
+    pub files: Vec<ModelRecord>,
+    /// Device, by the name it was opened with.
+    pub device: String,
+    /// Number format of the transformer: `F32`, `F16` or `BF16`.
+    pub dtype: String,
+    /// Factor on UNO's LoRA; `None` without one.
+    pub lora_scale: Option<f64>,
+    /// Whether the LoRA is merged.
+    pub lora_merged: bool,
+}
+
+impl ModelInfo {
+    /// Describes a pipeline that is loaded from `source` with `options` on the device of the name `device`.
+    pub fn new(source: &ModelSource, options: &PipelineOptions, device: &str) -> Self {
+        let record = |(part, checkpoint): (&str, &Checkpoint)| {
+            let path = checkpoint.path();
+            // The embedded model lies in no folder.
+            let absolute = if path.exists() { std::path::absolute(path).ok() } else { None };
+            ModelRecord {
+                part: part.to_owned(),
+                path: absolute.unwrap_or_else(|| path.to_path_buf()),
+                fingerprint: checkpoint.fingerprint().to_owned(),
+            }
+        };
+        Self {
+            model_type: source.model_type.clone(),
+            files: source.checkpoints().into_iter().map(record).collect(),
+            device: device.to_owned(),
+            dtype: format!("{:?}", options.dtype),
+            lora_scale: source.lora.as_ref().map(|_| options.lora_scale),
+            lora_merged: options.merge_lora,
+        }
+    }
+}
+
 impl Settings {
     /// The settings of one sample of a request; model, device and files are filled in by the program.
     pub fn new(request: &Request, sample: &Sample, [width, height]: [usize; 2]) -> Self {
@@ -172,6 +216,15 @@ impl Settings {
             model_type: String::new(),
             model: Vec::new(),
         }
+    }
+
+    /// The same with what is known of model and computation.
+    pub fn with_model(mut self, model: &ModelInfo) -> Self {
+        let model = model.clone();
+        (self.model_type, self.model) = (model.model_type, model.files);
+        (self.device, self.dtype) = (model.device, model.dtype);
+        (self.lora_scale, self.lora_merged) = (model.lora_scale, model.lora_merged);
+        self
     }
 
     /// Reads settings from a PNG that was made with them, or from its JSON file.

@@ -148,6 +148,12 @@ impl Picture {
         Self { name: name.into(), pixels: DynamicImage::ImageRgba8(pixels), nearest: false }
     }
 
+    /// A picture from 8-bit pixels in memory, in the mode that they have: grey, grey with alpha, RGB or RGBA (other kinds are
+    /// converted). `nearest` says that Pillow would resize it with nearest neighbour (its modes 1 and P, already expanded).
+    pub fn from_pixels(name: impl Into<String>, pixels: DynamicImage, nearest: bool) -> Self {
+        Self { name: name.into(), pixels: eight_bits(pixels), nearest }
+    }
+
     /// The file's name, or what it was called.
     pub fn name(&self) -> &str {
         &self.name

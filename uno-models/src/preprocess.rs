@@ -22,6 +22,9 @@ pub fn default_long_side(references: usize) -> u32 {
 /// A picture so elongated that a side falls below 16 pixels.
 pub fn preprocess_ref(picture: &Picture, long_side: u32) -> Result<RgbImage> {
     let (width, height) = picture.size();
+    if width == 0 || height == 0 {
+        return Err(Error::picture(picture.name(), format!("has no pixels ({width}x{height})")));
+    }
     let (new_width, new_height) = scaled_size((width, height), long_side);
     let multiple = MULTIPLE as u32;
     let (crop_width, crop_height) = (new_width / multiple * multiple, new_height / multiple * multiple);
@@ -226,6 +229,13 @@ mod tests {
             assert!(error.contains(&format!("{width}x{height}")), "{error}");
         }
         assert!(preprocess_ref(&plain(1, 1), 512).is_ok(), "a square of one pixel can be enlarged");
+    }
+
+    #[test]
+    fn a_picture_without_pixels_is_refused() {
+        for (width, height) in [(0, 0), (5, 0), (0, 5)] {
+            assert!(preprocess_ref(&plain(width, height), 512).is_err());
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use uno_core::weights::Checkpoint;
 use crate::components::{ModelSource, TextSource};
 use crate::error::Result;
 
+/// [`ModelSource::model_type`] of the embedded model.
+pub const EMBEDDED: &str = "embedded";
+
 /// A file of the embedded model: its bytes are part of the program.
 macro_rules! embedded {
     ($name:literal) => {
@@ -26,6 +29,7 @@ pub fn embedded() -> Result<ModelSource> {
         Checkpoint::from_bytes(format!("embedded/{name}"), bytes::Bytes::from_static(bytes))
     };
     Ok(ModelSource {
+        model_type: EMBEDDED.into(),
         dit: open("flux1-dev.safetensors", embedded!("flux1-dev.safetensors"))?,
         ae: open("ae.safetensors", embedded!("ae.safetensors"))?,
         lora: Some(open("dit_lora.safetensors", embedded!("dit_lora.safetensors"))?),

@@ -48,7 +48,7 @@ mod presets;
 mod progress;
 
 pub use discover::discover;
-pub use embedded::embedded;
+pub use embedded::{EMBEDDED, embedded};
 pub use environment::Environment;
 pub use files::{
     CheckpointFiles, ClipTokenizerFiles, Located, ModelType, Part, Source, T5TokenizerFiles, TextEncoderFiles,
