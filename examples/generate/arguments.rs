@@ -14,7 +14,7 @@ use uno_core::weights::Checkpoint;
 use uno_models::Request;
 use uno_models::checkpoint::ModelType;
 use uno_models::eval::Shard;
-use uno_models::request::NoiseDtype;
+use uno_models::request::{MAX_SIDE, MULTIPLE, NoiseDtype};
 use uno_models::unope::UnoPe;
 
 /// Makes pictures of the subjects in reference pictures, as a prompt describes (UNO on FLUX.1).
@@ -31,19 +31,19 @@ pub struct Arguments {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub image_paths: Vec<PathBuf>,
     /// Width in pixels; rounded down to a multiple of 16
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub width: usize,
     /// Height in pixels; rounded down to a multiple of 16
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub height: usize,
     /// Steps of the sampler
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 25, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub num_steps: usize,
     /// How closely the prompt is followed
     #[arg(long, default_value_t = 4.0, allow_negative_numbers = true)]
     pub guidance: f32,
     /// Which noise to start from: the same seed gives the same picture
-    #[arg(long, default_value_t = 3407)]
+    #[arg(long, default_value_t = 3407, value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub seed: u64,
     /// Longer side that references are scaled to; -1: 512 for one reference, 320 for more
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
@@ -52,10 +52,10 @@ pub struct Arguments {
     #[arg(long, default_value_t = UnoPe::D)]
     pub pe: UnoPe,
     /// Pictures per prompt, with the seeds SEED, SEED + 1 ...
-    #[arg(long, default_value_t = NonZero::<usize>::MIN)]
+    #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
     pub num_images_per_prompt: NonZero<usize>,
     /// How many pictures are computed together; takes more memory, gives the same pictures
-    #[arg(long, default_value_t = NonZero::<usize>::MIN)]
+    #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
     pub batch_size: NonZero<usize>,
     /// Folder for {prompt}_{picture}.png and .json, or the .png file of a single picture
     #[arg(long, default_value = "output/inference", value_name = "PATH")]
@@ -92,6 +92,12 @@ pub struct Arguments {
     /// CLIP's file or folder (or CLIP)
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub clip: Option<PathBuf>,
+    /// T5's vocabulary, where it is not beside the weights
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub t5_tokenizer: Option<PathBuf>,
+    /// CLIP's vocabulary, where it is not beside the weights
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub clip_tokenizer: Option<PathBuf>,
     /// UNO's LoRA (or LORA)
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub lora: Option<PathBuf>,
@@ -127,13 +133,15 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Schedule::Uno, help_heading = "Computation")]
     pub schedule: Schedule,
     /// Draw the references' latents with this seed, in place of their mean
-    #[arg(long, value_name = "SEED", help_heading = "Computation")]
+    #[arg(
+        long, value_name = "SEED", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Computation"
+    )]
     pub reference_seed: Option<u64>,
     /// Take references as their pixels lie, whatever their EXIF orientation says (as the official code does)
     #[arg(long, help_heading = "Computation")]
     pub ignore_exif_orientation: bool,
     /// Threads of the CPU; by default all
-    #[arg(long, help_heading = "Computation")]
+    #[arg(long, value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Computation")]
     pub threads: Option<NonZero<usize>>,
     /// Print one line of JSON per picture, and nothing else, to standard output
     #[arg(long, help_heading = "Computation")]
@@ -208,8 +216,11 @@ impl Arguments {
         request.guidance = self.guidance;
         request.ref_size = match self.ref_size {
             -1 => None,
-            size => Some(u32::try_from(size).with_context(|| {
-                format!("ref_size: got {size}, wanted pixels, or -1 for the size that fits the number of references")
+            size => Some(u32::try_from(size).ok().with_context(|| {
+                format!(
+                    "ref_size: got {size}, wanted {MULTIPLE} to {MAX_SIDE} pixels, or -1 for the size that fits the number of \
+                     references"
+                )
             })?),
         };
         request.pe = self.pe;
@@ -265,6 +276,16 @@ pub fn read_noise(path: &Path, device: &Device) -> Result<Tensor<4>> {
         tensor.dtype()
     );
     Ok(tensor.to_tensor(device, FloatDType::F32))
+}
+
+/// A whole number; clap's own message does not say which are taken.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    let largest = u64::MAX >> (64 - 8 * size_of::<T>().min(8));
+    text.parse().map_err(|_| format!("wanted a whole number from 0 to {largest}"))
+}
+
+fn at_least_one(text: &str) -> Result<NonZero<usize>, String> {
+    text.parse().map_err(|_| "wanted a whole number from 1 on".to_owned())
 }
 
 /// `--num_steps` for `--num-steps`: clap's names have dashes, the official ones underscores.

@@ -29,10 +29,17 @@ fn main() -> std::process::ExitCode {
     match run(&arguments) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, those that it does not tell itself.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -46,10 +53,10 @@ fn run(arguments: &Arguments) -> Result<()> {
     check_output_folder(&folder(arguments))?;
 
     let bars = Bars::new(arguments.json);
-    let model = Model::open(arguments, repeated.as_ref(), &bars)?;
+    let model = Model::open(arguments, repeated.as_ref(), &device, &bars)?;
     let mut pipeline = None;
     for job in &jobs {
-        let mut todo = job.pictures(&model, arguments)?;
+        let mut todo = job.pictures(&model)?;
         if arguments.eval_json_path.is_some() {
             todo.retain(|picture| !picture.is_done());
         }
@@ -59,7 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         let pipeline = match &pipeline {
             Some(loaded) => loaded,
-            None => pipeline.insert(model.load(&device, arguments, &bars)?),
+            None => pipeline.insert(model.load(&bars)?),
         };
         for batch in todo.chunks(arguments.batch_size.get()) {
             generate(pipeline, job, batch, arguments, &bars)?;
@@ -93,7 +100,7 @@ impl Job {
         self.references.iter().map(|path| Ok(Picture::open(path, &options)?)).collect()
     }
 
-    fn pictures(&self, model: &Model, arguments: &Arguments) -> Result<Vec<Planned>> {
+    fn pictures(&self, model: &Model) -> Result<Vec<Planned>> {
         let request = Request { references: self.open_references()?, ..self.request.clone() };
         let (width, height) = request.validate(model.channels(), model.downsampling())?;
         let mut references = Vec::new();
@@ -102,11 +109,10 @@ impl Job {
             references.push(ReferenceRecord { file: FileRecord::of(path)?, width, height });
         }
         let plan = |(sample, path): (&Sample, &PathBuf)| {
-            let mut settings = Settings::new(&request, sample, [width, height]);
+            let mut settings = Settings::new(&request, sample, [width, height]).with_model(model.info());
             settings.references.clone_from(&references);
             settings.noise_file.clone_from(&self.noise_file);
             settings.exif_orientation = self.exif_orientation;
-            model.record(&mut settings, arguments);
             Planned { sample: sample.clone(), path: path.clone(), settings }
         };
         Ok(request.samples.iter().zip(&self.paths).map(plan).collect())

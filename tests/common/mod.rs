@@ -1,6 +1,8 @@
 //! Finding golden values, reading cases and measuring errors.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub mod program;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::sigmoid;
+use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
 
 use crate::error::{Error, Result};
@@ -234,6 +235,29 @@ pub(crate) fn quick_gelu(x: Tensor<3>) -> Tensor<3> {
     x.clone() * sigmoid(x.mul_scalar(1.702))
 }
 
+/// Scaled dot-product attention; everything `[batch, heads, tokens, d]`, `bias` `[1, heads, tokens, tokens]`.
+///
+/// burn's CPU kernel takes a row of scores of which none is a number for one that is masked, and gives zeros. A damaged
+/// weight or an overflow before queries or keys would vanish, and the picture be wrong for no visible reason. So what is not
+/// finite in them is carried into the result; numbers stay as they are.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    options: AttentionModuleOptions,
+) -> Tensor<4> {
+    // 0, or NaN for NaN and infinity.
+    let zero = |x: &Tensor<4>| x.clone().detach().mul_scalar(0.0).sum_dim(3);
+    let (of_queries, of_keys) = (zero(&q), zero(&k).sum_dim(2));
+    let of_bias = bias.as_ref().map(zero);
+    let attended = module::attention(q, k, v, None, bias, options) + of_queries + of_keys;
+    match of_bias {
+        Some(of_bias) => attended + of_bias,
+        None => attended,
+    }
+}
+
 /// `[batch, tokens, heads * d]` -> `[batch, heads, tokens, d]`.
 pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, tokens, width] = x.dims();
@@ -301,6 +325,26 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+
+    #[test]
+    fn what_is_no_number_comes_out_of_attention_too() {
+        let device = Device::flex();
+        let random = || Tensor::<4>::random([1, 2, 5, 8], Distribution::Normal(0.0, 1.0), &device);
+        let (q, k, v) = (random(), random(), random());
+        let attend = |q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>| {
+            attention(q.clone(), k.clone(), v.clone(), None, AttentionModuleOptions::default())
+        };
+        let sound = module::attention(q.clone(), k.clone(), v.clone(), None, None, Default::default());
+        assert_eq!(attend(&q, &k, &v).into_data(), sound.into_data());
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let wrong = q.clone().slice_fill([0..1, 1..2, 0..5, 3..4], wrong);
+            for attended in [attend(&wrong, &k, &v), attend(&q, &wrong, &v), attend(&q, &k, &wrong)] {
+                let finite =
+                    |head| attended.clone().narrow(1, head, 1).is_finite().all().into_scalar::<bool>();
+                assert!(finite(0) && !finite(1));
+            }
+        }
+    }
 
     #[test]
     fn a_sample_is_multiplied_alike_alone_and_in_a_batch() {

@@ -87,7 +87,7 @@ pub fn denoise(
             "the weights are damaged, of another model, or overflow in this number format (try f32)",
         )?;
         let seconds = start.elapsed().as_secs_f64();
-        let event = Event::Step { step: i + 1, total, seconds, latent: &latent };
+        let event = Event::Step { step: i + 1, total, t, seconds, latent: &latent };
         if observer.on_event(&event).is_break() {
             return Err(Error::Cancelled { step: i + 1, total });
         }

@@ -119,6 +119,8 @@ pub enum Event<'a> {
         step: usize,
         /// Steps in all.
         total: usize,
+        /// The time that the step started from, 1 (noise) to 0 (picture).
+        t: f32,
         /// Seconds that this step took.
         seconds: f64,
         /// The packed latent after the step, `[batch, tokens, channels]`.

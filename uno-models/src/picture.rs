@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{Cursor, Read};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use image::codecs::bmp::BmpDecoder;
@@ -99,6 +100,9 @@ impl Picture {
             let start = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).escape_debug().to_string();
             error(format!("is no picture that can be read (it begins with \"{start}\"); wanted PNG, JPEG, WebP, BMP, GIF or TIFF"))
         })?;
+        if format == ImageFormat::WebP && !webp_is_whole(bytes) {
+            return Err(error("is a WebP that is cut off; load it anew".into()));
+        }
         let decode = || -> image::ImageResult<Decoded> {
             let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder()?;
             let (width, height) = decoder.dimensions();
@@ -129,12 +133,17 @@ impl Picture {
             pixels.apply_orientation(orientation);
             Ok(Decoded::Picture(Self { name: name.to_owned(), pixels, nearest }))
         };
-        match decode() {
-            Ok(Decoded::Picture(picture)) => Ok(picture),
-            Ok(Decoded::Refused(reason)) => Err(error(reason)),
-            Err(e) => Err(error(format!(
+        // Decoders are other people's code: image-webp 0.2.4 panics on some damaged animations. That must not end the program.
+        // Nothing that the closure touches outlives it but its result.
+        match std::panic::catch_unwind(AssertUnwindSafe(decode)) {
+            Ok(Ok(Decoded::Picture(picture))) => Ok(picture),
+            Ok(Ok(Decoded::Refused(reason))) => Err(error(reason)),
+            Ok(Err(e)) => Err(error(format!(
                 "cannot be decoded as {format:?} ({e}); it is damaged or of an unusual kind"
             ))),
+            Err(_) => {
+                Err(error(format!("cannot be decoded as {format:?} (the decoder failed); it is damaged")))
+            }
         }
     }
 
@@ -195,6 +204,27 @@ fn beyond(options: &DecodeOptions, width: u32, height: u32) -> Option<String> {
     } else {
         None
     }
+}
+
+/// Whether the chunks of a WebP end inside the file. The decoder takes memory for as much EXIF as a header claims, up to 4 GiB,
+/// and has no limit for it.
+fn webp_is_whole(bytes: &[u8]) -> bool {
+    let size_at = |at: usize| {
+        let size = bytes.get(at..)?.first_chunk::<4>()?;
+        usize::try_from(u32::from_le_bytes(*size)).ok()
+    };
+    let end = size_at(4).unwrap_or(0).saturating_add(8);
+    let mut at = 12;
+    while at < end {
+        // A header that is cut off claims nothing.
+        let Some(size) = size_at(at + 4) else { break };
+        let chunk_end = size.saturating_add(at + 8);
+        if chunk_end > bytes.len() {
+            return false;
+        }
+        at = chunk_end + size % 2;
+    }
+    true
 }
 
 /// 8-bit grey, grey with alpha, RGB or RGBA; 16-bit channels keep their upper byte, as Pillow does with 16-bit RGB.
@@ -331,6 +361,50 @@ mod tests {
         }
         encoder.write_header().unwrap().write_image_data(data).unwrap();
         bytes
+    }
+
+    /// A chunk of a WebP.
+    fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+        let padding = &[0][..data.len() % 2];
+        [name, &(data.len() as u32).to_le_bytes()[..], data, padding].concat()
+    }
+
+    /// A WebP animation of one frame of 2x2 pixels with an alpha channel; its colours are said to be 0x2.
+    fn webp_without_colours() -> Vec<u8> {
+        let size = [1, 0, 0, 1, 0, 0];
+        // A key frame that is shown, with a first partition of 8 bytes.
+        let tag = 1u32 << 4 | 8 << 5;
+        let colours = [&tag.to_le_bytes()[..3], &[0x9d, 0x01, 0x2a, 0, 0, 2, 0], &[0; 8]];
+        let frame =
+            [&[0; 6][..], &size, &[0; 4], &chunk(b"ALPH", &[0; 5]), &chunk(b"VP8 ", &colours.concat())];
+        let chunks = [
+            chunk(b"VP8X", &[&[0x12, 0, 0, 0][..], &size].concat()),
+            chunk(b"ANIM", &[0; 6]),
+            chunk(b"ANMF", &frame.concat()),
+        ];
+        chunk(b"RIFF", &[&b"WEBP"[..], &chunks.concat()].concat())
+    }
+
+    #[test]
+    fn an_animation_whose_frame_has_no_colours_is_an_error_and_no_panic() {
+        let error = open(&webp_without_colours()).unwrap_err().to_string();
+        assert!(error.contains("WebP") && error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_webp_that_claims_more_exif_than_it_has_is_refused() {
+        let plain = encoded(&DynamicImage::ImageRgb8(RgbImage::new(2, 2)), ImageFormat::WebP);
+        let with_exif = |exif: &[u8]| {
+            let flags = chunk(b"VP8X", &[8, 0, 0, 0, 1, 0, 0, 1, 0, 0]);
+            chunk(b"RIFF", &[b"WEBP", &flags[..], &plain[12..], exif].concat())
+        };
+        let exif = chunk(b"EXIF", b"MM\0*\0\0\0\x08\0\0");
+        assert_eq!(open(&with_exif(&exif)).unwrap().size(), (2, 2));
+        assert_eq!(open(&[&with_exif(&exif), &b"more"[..]].concat()).unwrap().size(), (2, 2));
+        for claimed in [11, 1 << 31, u32::MAX] {
+            let lie = [&b"EXIF"[..], &claimed.to_le_bytes(), &exif[8..]].concat();
+            assert!(open(&with_exif(&lie)).unwrap_err().to_string().contains("cut off"), "{claimed} bytes");
+        }
     }
 
     #[test]

@@ -82,10 +82,24 @@ impl UnoPipeline {
     /// A request that cannot be done, a reference that cannot be used, a component's error, cancellation by the observer, and
     /// numbers that are not finite anywhere on the way (never a black picture).
     pub fn generate(&self, request: &Request, observer: &dyn Observer) -> Result<Generation> {
-        self.run(request, observer).map_err(|error| self.name_damaged_weights(error))
+        self.run(request, true, observer).map_err(|error| self.name_damaged_weights(error))
     }
 
-    fn run(&self, request: &Request, observer: &dyn Observer) -> Result<Generation> {
+    /// The same without the last step: there are latents, but no pictures.
+    ///
+    /// # Errors
+    ///
+    /// As [`UnoPipeline::generate`].
+    pub fn generate_latents(&self, request: &Request, observer: &dyn Observer) -> Result<Generation> {
+        self.run(request, false, observer).map_err(|error| self.name_damaged_weights(error))
+    }
+
+    /// The codec between pictures and latents.
+    pub fn codec(&self) -> &dyn LatentCodec {
+        &*self.codec
+    }
+
+    fn run(&self, request: &Request, decode: bool, observer: &dyn Observer) -> Result<Generation> {
         let start = Instant::now();
         let mut notices = Vec::new();
 
@@ -133,9 +147,10 @@ impl UnoPipeline {
         let latent = denoise(&*self.model, packed, &conditioning, &times, request.guidance, observer)?;
 
         // 7. From latent to picture.
-        stage("decoding", observer, true)?;
         let latents = unpack(latent.cast(FloatDType::F32), [rows, columns])?;
-        let pixels = Pixels::from_tensor(self.codec.decode(latents.clone())?)?;
+        stage("decoding", observer, decode)?;
+        let pixels =
+            if decode { Pixels::from_tensor(self.codec.decode(latents.clone())?)? } else { Vec::new() };
 
         let pictures = pixels.into_iter().zip(&request.samples).map(|(pixels, sample)| {
             let picture = to_picture(pixels)?;

@@ -106,11 +106,13 @@ fn unpremultiply(bytes: &mut [u8], channels: usize) {
     }
 }
 
-/// Nearest neighbour: the pixel under the centre of each new one (Pillow `ImagingScaleAffine`).
+/// Nearest neighbour: the pixel under the centre of each new one. The centres are summed up and not multiplied, so that their
+/// rounding is Pillow's (`Geometry.c: ImagingScaleAffine`).
 fn nearest(bytes: &[u8], channels: usize, size: (usize, usize), new: (usize, usize)) -> Vec<u8> {
     let pick = |count: usize, from: usize| -> Vec<usize> {
         let scale = from as f64 / count as f64;
-        (0..count).map(|i| (((i as f64 + 0.5) * scale) as usize).min(from - 1)).collect()
+        let centres = std::iter::successors(Some(0.5 * scale), |centre| Some(centre + scale));
+        centres.take(count).map(|centre| (centre as usize).min(from - 1)).collect()
     };
     let (columns, rows) = (pick(new.0, size.0), pick(new.1, size.1));
     let mut out = Vec::with_capacity(new.0 * new.1 * channels);

@@ -16,6 +16,8 @@ pub const MULTIPLE: usize = 16;
 pub const MAX_SIDE: usize = 8192;
 /// Most steps that are accepted.
 pub const MAX_STEPS: usize = 10_000;
+/// Most pictures of one prompt; each is a record in memory before the first is made.
+pub const MAX_PICTURES: usize = 100_000;
 
 /// One picture of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,9 +132,12 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Seeds beyond 64 bits.
+    /// Seeds beyond 64 bits; no pictures, or more than [`MAX_PICTURES`].
     pub fn with_images_per_prompt(mut self, count: usize) -> Result<Self> {
-        let mut samples = Vec::with_capacity(self.samples.len().saturating_mul(count));
+        if !(1..=MAX_PICTURES).contains(&count) {
+            return Err(Error::request("num_images_per_prompt", count, format!("1 to {MAX_PICTURES}")));
+        }
+        let mut samples = Vec::new();
         for Sample { prompt, seed } in &self.samples {
             for j in 0..count as u64 {
                 let next = seed.checked_add(j).ok_or_else(|| {
@@ -224,5 +229,9 @@ mod tests {
         let request = Request::new("a").with_seed(5).with_images_per_prompt(3).unwrap();
         assert_eq!(request.samples.iter().map(|s| s.seed).collect::<Vec<_>>(), [5, 6, 7]);
         assert!(Request::new("a").with_seed(u64::MAX).with_images_per_prompt(2).is_err());
+        for count in [0, MAX_PICTURES + 1, usize::MAX] {
+            let error = Request::new("a").with_seed(0).with_images_per_prompt(count).unwrap_err();
+            assert!(error.to_string().starts_with("num_images_per_prompt"), "{error}");
+        }
     }
 }

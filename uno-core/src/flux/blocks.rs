@@ -3,11 +3,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu_approximate, silu};
-use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
 use super::{FluxConfig, Rope};
-use crate::nn::{Linear, RmsNorm, join_heads, layer_norm_plain, split_heads};
+use crate::nn::{Linear, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
 use crate::weights::Weights;
 
 const EPS: f64 = 1e-6;
@@ -59,7 +58,7 @@ impl QkNorm {
 
 /// Rotates queries and keys, attends, joins the heads. -> `[batch, tokens, hidden]`.
 fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, rope: &Rope) -> Tensor<3> {
-    join_heads(attention(rope.apply(q), rope.apply(k), v, None, None, AttentionModuleOptions::default()))
+    join_heads(attention(rope.apply(q), rope.apply(k), v, None, AttentionModuleOptions::default()))
 }
 
 /// Projections of one stream's attention.

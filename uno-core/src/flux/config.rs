@@ -73,8 +73,8 @@ impl FluxConfig {
         let [_, context_in_dim] = matrix("txt_in.weight")?;
         let [_, vec_in_dim] = matrix("vector_in.in_layer.weight")?;
         let [_, time_dim] = matrix("time_in.in_layer.weight")?;
-        let depth = checkpoint.count("double_blocks.{}.img_mlp.0.weight");
-        let depth_single_blocks = checkpoint.count("single_blocks.{}.linear1.weight");
+        let depth = checkpoint.count("double_blocks.{}.");
+        let depth_single_blocks = checkpoint.count("single_blocks.{}.");
         let (mlp, norm) = if depth > 0 {
             (matrix("double_blocks.0.img_mlp.0.weight")?[0], "double_blocks.0.img_attn.norm.query_norm.scale")
         } else {
@@ -105,6 +105,7 @@ impl FluxConfig {
         // The rotary embedding splits the head into axes of D/8, 7D/16, 7D/16, each of them even.
         let sound = head_dim > 0
             && head_dim % 32 == 0
+            && config.num_heads > 0
             && config.num_heads * head_dim == hidden_size
             && in_channels > 0
             && in_channels % 4 == 0

@@ -6,13 +6,12 @@ use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::gelu;
-use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::nn::{Embedding, LayerNorm, Linear, join_heads, quick_gelu, split_heads};
+use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, quick_gelu, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, load};
 
 /// Activation of the MLP.
@@ -101,7 +100,7 @@ impl ClipTextConfig {
             vocab_size,
             hidden_size,
             intermediate_size,
-            num_hidden_layers: checkpoint.count("text_model.encoder.layers.{}.mlp.fc1.weight"),
+            num_hidden_layers: checkpoint.count("text_model.encoder.layers.{}."),
             num_attention_heads: heads,
             max_position_embeddings,
             hidden_act: file.hidden_act.unwrap_or(ClipActivation::QuickGelu),
@@ -159,7 +158,7 @@ impl Layer {
         let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
         let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
         let attended =
-            attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, None, options);
+            attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, options);
         let x = x + self.out_proj.forward(join_heads(attended));
         let hidden = self.fc1.forward(self.layer_norm2.forward(x.clone()));
         let hidden = match self.activation {

@@ -25,6 +25,8 @@ const UNKNOWN_PENALTY: f64 = 10.0;
 const MAX_PIECES: usize = 1 << 20;
 /// Trained models stay below 64 bytes. Without a limit a piece per prefix of a long text makes segmentation quadratic.
 const MAX_PIECE_BYTES: usize = 1024;
+/// NFKC makes at most 18 characters of one. Without a limit a few characters of a prompt could become gigabytes.
+const MAX_REPLACEMENT_BYTES: usize = 256;
 
 /// What a piece is; the numbers are those of the file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,6 +418,12 @@ impl Charsmap {
             |unit: &u32| unit & LEAF == 0 || usize::try_from(unit & !LEAF).is_ok_and(|at| at < texts.len());
         if !units.iter().all(inside) {
             return Err("its character map points outside of itself".into());
+        }
+        if let Some(long) = texts.split(|byte| *byte == 0).find(|text| text.len() > MAX_REPLACEMENT_BYTES) {
+            let length = long.len();
+            return Err(format!(
+                "its character map has a replacement of {length} bytes, wanted at most {MAX_REPLACEMENT_BYTES}"
+            ));
         }
         Ok(Self { units, texts: texts.to_vec() })
     }
@@ -895,6 +903,7 @@ mod tests {
         let long = "a".repeat(MAX_PIECE_BYTES + 1);
         let map = charsmap(&[("a", "b")]);
         let mapped = |map: &[u8]| model(&T5_FIRST, plain(), plain().bytes(2, map));
+        let swollen = charsmap(&[("a", &"b".repeat(MAX_REPLACEMENT_BYTES + 1))]);
         let outside = [&4_u32.to_le_bytes()[..], &(LEAF | 5).to_le_bytes(), b"text\0"].concat();
         let mut many = Vec::new();
         for _ in 0..=MAX_PIECES {
@@ -936,6 +945,7 @@ mod tests {
             (mapped(&map[..1000]), "claims a table of"),
             (mapped(&[0xff, 0xff, 0xff, 0xff, 1, 2, 3]), "claims a table of 4294967295"),
             (mapped(&outside), "points outside"),
+            (mapped(&swollen), "a replacement of 257 bytes"),
         ] {
             let message = load(&bytes).map(|_| ()).unwrap_err();
             assert!(message.contains(reason), "wanted {reason:?}, got {message:?}");

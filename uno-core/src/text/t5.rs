@@ -4,13 +4,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::gelu_approximate;
-use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::nn::{Embedding, Linear, RmsNorm, join_heads, split_heads};
+use crate::nn::{Embedding, Linear, RmsNorm, attention, join_heads, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, load};
 
 /// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
@@ -76,7 +75,7 @@ impl T5Config {
             d_kv: inner / num_heads,
             d_ff,
             num_heads,
-            num_layers: checkpoint.count("encoder.block.{}.layer.0.SelfAttention.q.weight"),
+            num_layers: checkpoint.count("encoder.block.{}."),
             relative_attention_num_buckets: buckets,
             relative_attention_max_distance: 128,
             layer_norm_epsilon: 1e-6,
@@ -127,7 +126,7 @@ impl Block {
         let normed = self.attention_norm.forward(x.clone());
         let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
         let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
-        let attended = attention(heads(&self.q), heads(&self.k), heads(&self.v), None, Some(bias), options);
+        let attended = attention(heads(&self.q), heads(&self.k), heads(&self.v), Some(bias), options);
         let x = x + self.o.forward(join_heads(attended));
         let normed = self.ff_norm.forward(x.clone());
         let gated = gelu_approximate(self.wi_0.forward(normed.clone())) * self.wi_1.forward(normed);

@@ -3,9 +3,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use burn::tensor::module::{attention, conv2d};
+use burn::tensor::module::conv2d;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 
+use crate::nn::attention;
 use crate::weights::Weights;
 
 /// Groups of every group norm.
@@ -146,7 +147,6 @@ impl AttnBlock {
             tokens(&self.q),
             tokens(&self.k),
             tokens(&self.v),
-            None,
             None,
             AttentionModuleOptions::default(),
         );

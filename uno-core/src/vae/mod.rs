@@ -51,13 +51,13 @@ impl AutoEncoderConfig {
                 )
             })
         };
-        let levels = checkpoint.count("encoder.down.{}.block.0.conv1.weight");
+        let levels = checkpoint.count("encoder.down.{}.");
         let channels: Vec<usize> = (0..levels)
             .map(|i| Ok(kernel(&format!("encoder.down.{i}.block.0.conv1.weight"))?[0]))
             .collect::<Result<_>>()?;
         let config = Self {
             base_channels: kernel("encoder.conv_in.weight")?[0],
-            num_res_blocks: checkpoint.count("encoder.down.0.block.{}.conv1.weight"),
+            num_res_blocks: checkpoint.count("encoder.down.0.block.{}."),
             latent_channels: kernel("encoder.conv_out.weight")?[0] / 2,
             channels,
         };

@@ -171,10 +171,14 @@ impl Checkpoint {
         self.tensors.get(name).map(StoredTensor::shape)
     }
 
-    /// How many consecutive indices `0, 1, 2 ...` stand for `{}` in `pattern` among the tensor names; it finds depths.
+    /// How many consecutive indices `0, 1, 2 ...` stand for `{}` in `pattern`, with which some tensor's name begins; it finds
+    /// depths. (A name that is missing or misspelt is then reported by itself, and not its whole block as unknown.)
     pub fn count(&self, pattern: &str) -> usize {
         let (before, after) = pattern.split_once("{}").unwrap_or((pattern, ""));
-        (0..).take_while(|i| self.tensors.contains_key(&format!("{before}{i}{after}"))).count()
+        let begins = |start: String| {
+            self.tensors.range(start.clone()..).next().is_some_and(|(name, _)| name.starts_with(&start))
+        };
+        (0..).take_while(|i| begins(format!("{before}{i}{after}"))).count()
     }
 
     /// SHA-256 (hexadecimal) that tells this checkpoint from others: of the whole file up to 16 MiB, else of its length, its

@@ -262,7 +262,9 @@ impl<'a> Search<'a> {
                 "Offline mode (option offline, or HF_HUB_OFFLINE=1) forbids fetching what is missing.{at}"
             ))
         } else if !self.options.allow_download {
-            Some(format!("Fetching what is missing was not allowed (option allow_download).{at}"))
+            Some(format!(
+                "Fetching what is missing was not allowed (option allow_download, on the command line --download).{at}"
+            ))
         } else {
             None
         }

@@ -1,0 +1,89 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Union
+
+from . import _uno_rs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+
+@dataclass
+class UnoOutput:
+    """Pictures and their settings. In a notebook it shows itself."""
+
+    #: PIL images; with `output_type="np"` float32 `[n, H, W, 3]` in 0 to 1, with `"latent"` float32 `[n, C, H / 8, W / 8]`.
+    images: Union[list[PIL.Image.Image], np.ndarray]
+    #: Settings of each picture: prompt, the seed that was used, sizes, model fingerprints ...
+    metadata: list[dict[str, Any]]
+    #: What was changed or noticed: rounded sizes, truncated prompts.
+    notices: list[str] = field(default_factory=list)
+    #: Seconds that the whole took.
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Saves PIL images as `0.png`, `1.png` ... with their settings inside, and returns the paths.
+
+        Raises ValueError if the images are no PIL images.
+        """
+        from PIL.PngImagePlugin import PngInfo
+
+        paths = []
+        os.makedirs(folder, exist_ok=True)
+        for i, (image, settings) in enumerate(zip(self._pil(), self.metadata)):
+            info = PngInfo()
+            info.add_itxt("Description", settings["prompt"])
+            info.add_itxt("uno", json.dumps(settings, ensure_ascii=False))
+            path = os.path.join(folder, f"{i}.png")
+            # Complete or not at all: written beside its place, then moved there.
+            partial = f"{path}.part"
+            image.save(partial, format="PNG", pnginfo=info)
+            os.replace(partial, path)
+            paths.append(path)
+        return paths
+
+    def _pil(self) -> list[PIL.Image.Image]:
+        if not isinstance(self.images, list):
+            raise ValueError('images are arrays, wanted PIL images: call the pipeline with output_type="pil"')
+        return self.images
+
+    def _repr_html_(self) -> str | None:
+        if not isinstance(self.images, list):
+            return None
+        figures = []
+        for image, settings in zip(self.images, self.metadata):
+            file = io.BytesIO()
+            image.save(file, format="PNG")
+            data = base64.b64encode(file.getvalue()).decode()
+            prompt = html.escape(settings["prompt"] or "(no prompt)", quote=True)
+            line = (
+                f"seed {settings['seed']} &middot; {settings['width']}&times;{settings['height']} &middot; "
+                f"{settings['num_steps']} steps &middot; guidance {settings['guidance']:g} &middot; "
+                f"{html.escape(settings['model_type'])}"
+            )
+            figures.append(
+                f'<figure style="margin:0;max-width:320px"><img alt="{prompt}" style="width:100%" '
+                f'src="data:image/png;base64,{data}"><figcaption><b>{prompt}</b><br><small>{line}</small></figcaption></figure>'
+            )
+        notes = "".join(f"<p>{html.escape(notice)}</p>" for notice in self.notices)
+        return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>{notes}'
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings inside a PNG made by uno-rs, or in its JSON file.
+
+    Raises ValueError if there are none, FileNotFoundError if there is no file.
+    """
+    return json.loads(_uno_rs.read_settings(path))

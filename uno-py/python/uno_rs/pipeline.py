@@ -1,0 +1,292 @@
+"""The pipeline: pictures and a prompt in, pictures out."""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union, cast
+
+from . import _uno_rs
+from .output import UnoOutput
+from .pictures import raw, record
+from .progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .pictures import PictureLike
+
+    Path = Union[str, "os.PathLike[str]"]
+    #: As in diffusers: called with the pipeline, the step (from 0), its time and {"latents": ...} after each step.
+    Callback = Callable[["UnoPipeline", int, float, dict[str, Any]], Optional[dict[str, Any]]]
+
+#: The repository whose name stands for UNO on FLUX.1-dev; the other parts have repositories of their own.
+UNO_REPO = "bytedance-research/UNO"
+
+
+class UnoPipeline:
+    """UNO, loaded. Make one with `from_pretrained` or `from_files`; several threads may use it at once."""
+
+    def __init__(self, core: _uno_rs.Pipeline) -> None:
+        self._core = core
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        offload: bool = False,
+        lora_scale: float = 1.0,
+        merge_lora: bool = False,
+        model_type: str | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+        progress: bool = True,
+    ) -> UnoPipeline:
+        """Loads a model folder, or `"bytedance-research/UNO"` from the Hugging Face hub with the parts of FLUX.1 it needs.
+
+        Without either it is the small model inside the package: random weights, for trying things out.
+
+        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`). `dtype` is
+        float32, bfloat16 or float16; by default what suits the device. `offload` holds no text encoder between prompts, and
+        weights only in their stored form. `lora_scale` 0 is plain FLUX. `model_type` is flux-dev, flux-dev-fp8 or
+        flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
+
+        Raises CheckpointError, FileNotFoundError or OSError for files that are missing, wrong or refused by the hub;
+        ValueError for other arguments.
+        """
+        download = False
+        folder = None
+        if path_or_repo is not None:
+            if os.path.isdir(path_or_repo):
+                folder = path_or_repo
+            elif os.fspath(path_or_repo).lower() == UNO_REPO.lower():
+                download = not local_files_only
+            else:
+                raise FileNotFoundError(
+                    f"{os.fspath(path_or_repo)}: is no folder, and not the repository {UNO_REPO}; wanted one of the two"
+                )
+        return cls._load(
+            progress,
+            embedded=path_or_repo is None,
+            model_dir=folder,
+            model_type=model_type,
+            download=download,
+            offline=local_files_only,
+            token=token,
+            cache_dir=cache_dir,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            lora_scale=lora_scale,
+            merge_lora=merge_lora,
+        )
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        dit: Path | None = None,
+        ae: Path | None = None,
+        t5: Path | None = None,
+        clip: Path | None = None,
+        lora: Path | None = None,
+        t5_tokenizer: Path | None = None,
+        clip_tokenizer: Path | None = None,
+        model_type: str | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        offload: bool = False,
+        lora_scale: float = 1.0,
+        merge_lora: bool = False,
+        progress: bool = True,
+    ) -> UnoPipeline:
+        """Loads single files. What is not given comes from the environment variables AE, FLUX_DEV, FLUX_SCHNELL, T5, CLIP, LORA,
+        or from the hub cache; nothing is downloaded. The other arguments and errors are those of `from_pretrained`.
+        """
+        return cls._load(
+            progress,
+            dit=dit,
+            ae=ae,
+            t5=t5,
+            clip=clip,
+            lora=lora,
+            t5_tokenizer=t5_tokenizer,
+            clip_tokenizer=clip_tokenizer,
+            model_type=model_type,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            lora_scale=lora_scale,
+            merge_lora=merge_lora,
+        )
+
+    @classmethod
+    def _load(cls, progress: bool, **given: Any) -> UnoPipeline:
+        arguments: dict[str, Any] = {
+            "embedded": False,
+            "download": False,
+            "offline": False,
+            **dict.fromkeys(("model_dir", "model_type", "dit", "ae", "t5", "t5_tokenizer", "clip", "clip_tokenizer", "lora")),
+            **dict.fromkeys(("token", "cache_dir")),
+            **given,
+        }
+        with Progress(progress) as bar:
+            return cls(_uno_rs.Pipeline.load(arguments, bar.on_event))  # type: ignore[arg-type]
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        reference_images: Sequence[PictureLike] | PictureLike | None = None,
+        height: int = 512,
+        width: int = 512,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 4.0,
+        seed: int | Sequence[int] = 3407,
+        num_images_per_prompt: int = 1,
+        latents: np.ndarray | None = None,
+        pe: str = "d",
+        ref_size: int | None = None,
+        noise: str = "torch-cuda",
+        noise_dtype: str = "bfloat16",
+        schedule: str = "uno",
+        reference_seed: int | None = None,
+        exif_orientation: bool = True,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        progress: bool = True,
+    ) -> UnoOutput:
+        """Generates pictures.
+
+        `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or those of
+        a sequence with one seed per picture. All are computed together, each as it would be alone. `reference_images` are
+        PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and width are rounded down to multiples
+        of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of drawn noise.
+
+        `pe` places references (d, h, w, o), `ref_size` is their longer side (512 for one, 320 for more). `noise` is torch-cuda
+        or torch-cpu, `noise_dtype` bfloat16 or float32, `schedule` uno or flux. With `reference_seed` reference latents are
+        drawn, without they are the mean.
+
+        `output_type` is "pil", "np" (float32 `[n, H, W, 3]` in 0 to 1) or "latent" (`[n, C, H / 8, W / 8]`).
+
+        `callback_on_step_end(pipeline, step, time, {"latents": packed latents})` is called after each step; what it raises
+        stops the work and comes out unchanged, and so does Ctrl-C. It may return None or the dictionary as it got it; the
+        latents are read-only.
+
+        Raises ValueError for what cannot be done (before any work), NonFiniteError for NaN on the way.
+        """
+        if output_type not in ("pil", "np", "latent"):
+            raise ValueError(f'output_type: got {output_type!r}, wanted "pil", "np" or "latent"')
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(prompts) * num_images_per_prompt
+        if not prompts or num_images_per_prompt < 1:
+            raise ValueError("got no picture to make, wanted at least one prompt and num_images_per_prompt of at least 1")
+        samples = [
+            (text, value)
+            for (text, value) in zip(
+                (text for text in prompts for _ in range(num_images_per_prompt)),
+                _seeds(seed, count, num_images_per_prompt),
+            )
+        ]
+        if latents is not None:
+            import numpy as np
+
+            latents = np.asarray(latents, dtype=np.float32)
+        references = _pictures(reference_images)
+        raw_references = [
+            raw(picture, exif_orientation=exif_orientation, name=f"reference image {i}")
+            for i, picture in enumerate(references)
+        ]
+        arguments: _uno_rs.GenerateArguments = {
+            "samples": samples,
+            "references": raw_references,
+            "reference_records": [record(given, taken) for given, taken in zip(references, raw_references)],
+            "exif_orientation": exif_orientation,
+            "width": width,
+            "height": height,
+            "num_steps": num_inference_steps,
+            "guidance": guidance_scale,
+            "ref_size": ref_size,
+            "pe": pe,
+            "noise": noise,
+            "noise_dtype": noise_dtype,
+            "schedule": schedule,
+            "latents": latents,
+            "reference_seed": reference_seed,
+            "decode": output_type != "latent",
+        }
+        with Progress(progress) as bar:
+
+            def on_event(kind: str, payload: dict[str, Any]) -> None:
+                bar.on_event(kind, payload)
+                if kind == "step" and callback_on_step_end is not None:
+                    latents = payload["latents"]
+                    # A change in place would go unnoticed.
+                    latents.flags.writeable = False
+                    given = {"latents": latents}
+                    returned = callback_on_step_end(self, payload["step"] - 1, payload["time"], given)
+                    if any(answer.get("latents", latents) is not latents for answer in (given, returned or {})):
+                        raise ValueError("callback_on_step_end returned other latents; changing them is not supported")
+
+            generated = self._core.generate(arguments, on_event)
+        return _output(generated, output_type)
+
+    @property
+    def model_type(self) -> str:
+        """flux-dev, flux-dev-fp8, flux-schnell or embedded."""
+        return self._core.model_type
+
+    @property
+    def device(self) -> str:
+        """The device, by the name it was opened with."""
+        return self._core.device
+
+    def __repr__(self) -> str:
+        return f"Uno{self._core!r}"
+
+
+def _pictures(given: Any) -> list[Any]:
+    import PIL.Image
+
+    if given is None:
+        return []
+    single = isinstance(given, (str, os.PathLike, PIL.Image.Image)) or hasattr(given, "__array_interface__")
+    return [given] if single else list(given)
+
+
+def _seeds(seed: int | Sequence[int], count: int, per_prompt: int) -> list[int]:
+    """One seed per picture; each prompt begins again at the first, as in the official program."""
+    # `index` takes numpy's integers too, and refuses floats.
+    if isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0:
+        seeds = [operator.index(value) for value in cast("Sequence[int]", seed)]
+        if len(seeds) != count:
+            raise ValueError(f"seed: got {len(seeds)} seeds for {count} pictures, wanted one each, or one number")
+    else:
+        first = operator.index(seed)
+        seeds = [first + i % per_prompt for i in range(count)]
+    for value in seeds:
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"seed: got {value}, wanted 0 to 2^64 - 1")
+    return seeds
+
+
+def _output(generated: _uno_rs.Generated, output_type: str) -> UnoOutput:
+    import json
+
+    pictures, latents, settings, notices, seconds = generated
+    images: Any
+    if output_type == "latent":
+        images = latents
+    elif output_type == "np":
+        import numpy as np
+
+        images = np.stack(pictures).astype(np.float32) / 255.0
+    else:
+        import PIL.Image
+
+        images = [PIL.Image.fromarray(picture) for picture in pictures]
+    return UnoOutput(images, [json.loads(text) for text in settings], notices, seconds)

@@ -1,0 +1,33 @@
+//! The binary part of the Python package `uno_rs`: a thin shell around uno-core and uno-models.
+//!
+//! `uno_rs/_uno_rs.pyi` describes it in Python's terms and is checked against it; `uno_rs/__init__.py` is what people use.
+
+mod components;
+mod convert;
+mod detach;
+mod error;
+mod pipeline;
+
+use pyo3::prelude::*;
+
+/// Components and pipeline of UNO; use them through `uno_rs`.
+#[pymodule]
+mod _uno_rs {
+    #[pymodule_export]
+    use crate::components::{
+        AutoEncoder, ClipTokenizer, T5Tokenizer, TextEncoder, Transformer, initial_noise, position_ids,
+        preprocess, timestep_schedule,
+    };
+    #[pymodule_export]
+    use crate::error::{CheckpointError, NonFiniteError, UnoError};
+    #[pymodule_export]
+    use crate::pipeline::{Pipeline, read_settings};
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("BACKENDS", uno_core::device::BACKENDS.to_vec())
+    }
+}

@@ -1,0 +1,244 @@
+//! The pipeline: loading it, and one generation.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, FloatDType};
+use numpy::{PyArrayDyn, PyReadonlyArrayDyn};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use uno_core::noise::NoiseSource;
+use uno_core::sampling::SequenceLength;
+use uno_core::weights::Storage;
+use uno_models::checkpoint::{CheckpointOptions, ModelType, discover, embedded};
+use uno_models::components::{ModelSource, PipelineOptions, load};
+use uno_models::output::{FileRecord, ModelInfo, ReferenceRecord, Settings};
+use uno_models::request::{NoiseDtype, Sample};
+use uno_models::{Request, UnoPipeline};
+
+use crate::convert::{self, RawPicture};
+use crate::detach::{self, Watcher};
+use crate::error;
+
+/// Where a model comes from and how it computes; the keys of a dictionary.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct LoadArguments {
+    /// The model inside the package, in place of files.
+    embedded: bool,
+    model_dir: Option<PathBuf>,
+    model_type: Option<String>,
+    dit: Option<PathBuf>,
+    ae: Option<PathBuf>,
+    t5: Option<PathBuf>,
+    t5_tokenizer: Option<PathBuf>,
+    clip: Option<PathBuf>,
+    clip_tokenizer: Option<PathBuf>,
+    lora: Option<PathBuf>,
+    download: bool,
+    offline: bool,
+    token: Option<String>,
+    cache_dir: Option<PathBuf>,
+    device: String,
+    dtype: Option<String>,
+    offload: bool,
+    lora_scale: f64,
+    merge_lora: bool,
+}
+
+impl LoadArguments {
+    /// Finds and opens the files.
+    pub(crate) fn open(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
+        if self.embedded {
+            return embedded();
+        }
+        let mut options = CheckpointOptions {
+            model_dir: self.model_dir.clone(),
+            model_type: self.model_type.as_deref().map(str::parse::<ModelType>).transpose()?,
+            dit: self.dit.clone(),
+            ae: self.ae.clone(),
+            t5: self.t5.clone(),
+            t5_tokenizer: self.t5_tokenizer.clone(),
+            clip: self.clip.clone(),
+            clip_tokenizer: self.clip_tokenizer.clone(),
+            lora: self.lora.clone(),
+            use_lora: self.lora_scale != 0.0,
+            allow_download: self.download,
+            offline: self.offline,
+            ..CheckpointOptions::default()
+        };
+        options.hub.token.clone_from(&self.token);
+        options.hub.cache_dir.clone_from(&self.cache_dir);
+        ModelSource::open(&discover(&options, watcher)?)
+    }
+
+    /// How it computes.
+    pub(crate) fn options(&self) -> PyResult<PipelineOptions> {
+        let mut options = PipelineOptions::new(&open_device(&self.device)?);
+        let kind = self.device.split(':').next().unwrap_or_default();
+        options.dtype = match (self.dtype.as_deref(), kind) {
+            (Some("float32" | "f32"), _) => FloatDType::F32,
+            (Some("bfloat16" | "bf16"), _) | (None, "cuda" | "rocm") => FloatDType::BF16,
+            (Some("float16" | "f16"), _) | (None, "vulkan" | "wgpu" | "metal") => FloatDType::F16,
+            (None, _) => FloatDType::F32,
+            (Some(other), _) => {
+                return Err(PyValueError::new_err(format!(
+                    "dtype: got {other:?}, wanted float32, bfloat16 or float16"
+                )));
+            }
+        };
+        options.storage = if kind == "cpu" || self.offload { Storage::AsStored } else { Storage::Expanded };
+        options.release_text_encoders = self.offload;
+        (options.lora_scale, options.merge_lora) = (self.lora_scale, self.merge_lora);
+        Ok(options)
+    }
+}
+
+/// Opens a device by name.
+pub(crate) fn open_device(name: &str) -> PyResult<Device> {
+    uno_core::device::open(name).map_err(error::core)
+}
+
+/// What is asked of a generation; the keys of a dictionary.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct GenerateArguments<'py> {
+    /// (prompt, seed) of each picture.
+    samples: Vec<(String, u64)>,
+    references: Vec<RawPicture<'py>>,
+    /// (path, SHA-256) of each reference, for the settings.
+    reference_records: Vec<(PathBuf, String)>,
+    exif_orientation: bool,
+    width: usize,
+    height: usize,
+    num_steps: usize,
+    guidance: f32,
+    ref_size: Option<u32>,
+    pe: String,
+    noise: String,
+    noise_dtype: String,
+    schedule: String,
+    latents: Option<PyReadonlyArrayDyn<'py, f32>>,
+    reference_seed: Option<u64>,
+    decode: bool,
+}
+
+/// One of two names.
+fn either<T>(what: &str, got: &str, [(a, first), (b, second)]: [(&str, T); 2]) -> PyResult<T> {
+    match got {
+        got if got == a => Ok(first),
+        got if got == b => Ok(second),
+        got => Err(PyValueError::new_err(format!("{what}: got {got:?}, wanted {a:?} or {b:?}"))),
+    }
+}
+
+impl GenerateArguments<'_> {
+    fn request(self, device: &Device) -> PyResult<Request> {
+        let mut request = Request::new("").with_size(self.width, self.height).with_steps(self.num_steps);
+        request.samples = self.samples.into_iter().map(|(prompt, seed)| Sample { prompt, seed }).collect();
+        request.references = self.references.into_iter().map(convert::picture).collect::<PyResult<_>>()?;
+        request.guidance = self.guidance;
+        request.ref_size = self.ref_size;
+        request.pe = self.pe.parse().map_err(error::models)?;
+        let sources = [("torch-cuda", NoiseSource::TorchCuda), ("torch-cpu", NoiseSource::TorchCpu)];
+        request.noise = either("noise", &self.noise, sources)?;
+        let dtypes = [("bfloat16", NoiseDtype::Bf16), ("float32", NoiseDtype::F32)];
+        request.noise_dtype = either("noise_dtype", &self.noise_dtype, dtypes)?;
+        let rules = [("uno", SequenceLength::Uno), ("flux", SequenceLength::Flux)];
+        request.sequence_length = either("schedule", &self.schedule, rules)?;
+        request.latents = self.latents.map(|l| convert::to_tensor("latents", &l, device)).transpose()?;
+        request.reference_seed = self.reference_seed;
+        Ok(request)
+    }
+}
+
+/// A loaded pipeline. It may be used from several threads at once.
+#[pyclass(frozen, module = "uno_rs._uno_rs")]
+pub(crate) struct Pipeline {
+    pipeline: UnoPipeline,
+    info: ModelInfo,
+    device: Device,
+}
+
+/// Pictures `[H, W, 3]` uint8 (empty if not decoded), final latents `[n, C, h, w]`, settings as JSON, notices, seconds.
+type Generated<'py> =
+    (Vec<Bound<'py, PyArrayDyn<u8>>>, Bound<'py, PyArrayDyn<f32>>, Vec<String>, Vec<String>, f64);
+
+#[pymethods]
+impl Pipeline {
+    /// Finds, opens and loads a model.
+    #[staticmethod]
+    #[pyo3(signature = (arguments, on_event=None))]
+    fn load(py: Python<'_>, arguments: LoadArguments, on_event: Option<Py<PyAny>>) -> PyResult<Self> {
+        let options = arguments.options()?;
+        let device = options.device.clone();
+        let (pipeline, info) = detach::run(py, on_event, error::models, |watcher| {
+            let source = arguments.open(watcher)?;
+            let info = ModelInfo::new(&source, &options, &arguments.device);
+            Ok((load(&source, &options, watcher)?, info))
+        })?;
+        Ok(Self { pipeline, info, device })
+    }
+
+    /// Generates pictures.
+    #[pyo3(signature = (arguments, on_event=None))]
+    fn generate<'py>(
+        &self,
+        py: Python<'py>,
+        mut arguments: GenerateArguments<'py>,
+        on_event: Option<Py<PyAny>>,
+    ) -> PyResult<Generated<'py>> {
+        let (decode, exif_orientation) = (arguments.decode, arguments.exif_orientation);
+        let records = std::mem::take(&mut arguments.reference_records);
+        let request = arguments.request(&self.device)?;
+        let generation = detach::run(py, on_event, error::models, |watcher| match decode {
+            true => self.pipeline.generate(&request, watcher),
+            false => self.pipeline.generate_latents(&request, watcher),
+        })?;
+        let [_, _, h, w] = generation.latents.dims();
+        let factor = self.pipeline.codec().downsampling();
+        let seen = generation.references.iter().map(|reference| reference.dimensions());
+        let references = records.into_iter().zip(seen).map(|((path, sha256), (width, height))| {
+            ReferenceRecord { file: FileRecord { path, sha256 }, width, height }
+        });
+        let references: Vec<_> = references.collect();
+        let settings = request.samples.iter().map(|sample| {
+            let mut settings =
+                Settings::new(&request, sample, [w * factor, h * factor]).with_model(&self.info);
+            settings.references.clone_from(&references);
+            settings.exif_orientation = exif_orientation;
+            serde_json::to_string(&settings).map_err(|e| PyValueError::new_err(e.to_string()))
+        });
+        let settings = settings.collect::<PyResult<_>>()?;
+        let pictures = generation.pictures.into_iter().map(|g| convert::rgb_to_numpy(py, g.picture));
+        let pictures = pictures.collect::<PyResult<_>>()?;
+        let latents = convert::to_numpy(py, generation.latents)?;
+        Ok((pictures, latents, settings, generation.notices, generation.seconds))
+    }
+
+    /// Kind of model, device and number format.
+    fn __repr__(&self) -> String {
+        format!(
+            "Pipeline({}, device={:?}, dtype={})",
+            self.info.model_type, self.info.device, self.info.dtype
+        )
+    }
+
+    /// Kind of model: `flux-dev`, `flux-dev-fp8`, `flux-schnell` or `embedded`.
+    #[getter]
+    fn model_type(&self) -> &str {
+        &self.info.model_type
+    }
+
+    /// Device, by the name it was opened with.
+    #[getter]
+    fn device(&self) -> &str {
+        &self.info.device
+    }
+}
+
+/// The settings inside a PNG made by uno-rs, or in its JSON file, as JSON.
+#[pyfunction]
+pub(crate) fn read_settings(path: PathBuf) -> PyResult<String> {
+    let settings = Settings::read(path).map_err(error::models)?;
+    serde_json::to_string(&settings).map_err(|e| PyValueError::new_err(e.to_string()))
+}
