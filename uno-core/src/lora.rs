@@ -66,7 +66,8 @@ fn branches(w: Weights<'_>, config: &FluxConfig, scale: f64) -> Vec<LoraBranch> 
     let branch = |name: String, input: usize, output: usize| {
         w.at(name, |w| {
             // The rank is the file's choice; whether both halves agree on it is checked by their shapes.
-            let rank = w.first_dim("down.weight").unwrap_or(1);
+            // A rank of 0 becomes a shape that does not fit.
+            let rank = w.first_dim("down.weight").unwrap_or(1).max(1);
             let down = Matrix::load(w, "down.weight", [input, rank]);
             let up = Matrix::load(w, "up.weight", [rank, output]);
             LoraBranch { down, up, scale, first_output: 0 }
@@ -82,4 +83,36 @@ fn branches(w: Weights<'_>, config: &FluxConfig, scale: f64) -> Vec<LoraBranch> 
             .map(|(name, input, output)| branch(format!("single_blocks.{i}.processor.{name}"), input, output))
     });
     double.chain(single).collect()
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::weights::{Storage, StorageDtype};
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_rank_of_zero_is_refused() {
+        let shapes = |rank: usize| {
+            [("down", vec![rank, 32]), ("up", vec![96, rank])].map(|(half, shape)| {
+                (format!("single_blocks.0.processor.qkv_lora.{half}.weight"), StorageDtype::F32, shape)
+            })
+        };
+        let config = FluxConfig {
+            hidden_size: 32,
+            mlp_hidden: 8,
+            depth: 0,
+            depth_single_blocks: 1,
+            ..FluxConfig::default()
+        };
+        let options = LoadOptions::new(&Device::flex()).with_storage(Storage::AsStored);
+        let wrong_shapes = |rank: usize| {
+            let checkpoint = Checkpoint::from_shapes("x", shapes(rank));
+            match load(&checkpoint, "a LoRA", &options, |_| false, |w| Ok(branches(w, &config, 1.0))) {
+                Err(Error::Load(report)) => report.shapes.len(),
+                _ => panic!("the other branch is missing"),
+            }
+        };
+        assert_eq!([wrong_shapes(2), wrong_shapes(0)], [0, 2]);
+    }
 }

@@ -13,8 +13,8 @@ use image::codecs::bmp::BmpDecoder;
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{
-    DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
-    RgbaImage,
+    DynamicImage, ExtendedColorType, GrayAlphaImage, GrayImage, ImageDecoder, ImageFormat, ImageReader,
+    Limits, RgbImage, RgbaImage,
 };
 
 use crate::error::{Error, Result};
@@ -124,7 +124,8 @@ impl Picture {
                 ImageFormat::Bmp => decode_bmp(bytes, limits)?,
                 _ => {
                     decoder.set_limits(limits)?;
-                    (eight_bits(DynamicImage::from_decoder(decoder)?), format == ImageFormat::Gif)
+                    let one_bit = decoder.original_color_type() == ExtendedColorType::L1;
+                    (eight_bits(DynamicImage::from_decoder(decoder)?), one_bit || format == ImageFormat::Gif)
                 }
             };
             if nearest && format == ImageFormat::Gif {

@@ -105,7 +105,8 @@ impl FluxConfig {
         // The rotary embedding splits the head into axes of D/8, 7D/16, 7D/16, each of them even.
         let sound = head_dim > 0
             && head_dim % 32 == 0
-            && config.num_heads > 0
+            // A file without any data could claim all other dimensions beside a width of zero.
+            && [hidden_size, mlp, context_in_dim, vec_in_dim].iter().all(|width| *width > 0)
             && config.num_heads * head_dim == hidden_size
             && in_channels > 0
             && in_channels % 4 == 0
@@ -118,7 +119,8 @@ impl FluxConfig {
                 checkpoint.path(),
                 format!(
                     "dimensions do not fit together: width {hidden_size}, head width {head_dim} (wanted a multiple of 32 \
-                     that divides the width), {in_channels} channels (wanted a multiple of 4), time features {time_dim}"
+                     that divides the width), {in_channels} channels (wanted a multiple of 4), time features {time_dim}, \
+                     MLP width {mlp}, text features {context_in_dim} and {vec_in_dim}"
                 ),
             ))
         }
@@ -127,5 +129,32 @@ impl FluxConfig {
     /// Features per attention head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::StorageDtype;
+
+    #[test]
+    fn dimensions_that_need_no_data_are_refused() {
+        let detected = |hidden: usize, txt: usize, vec: usize, mlp: usize| {
+            let shapes = [
+                ("img_in.weight", vec![hidden, 4]),
+                ("txt_in.weight", vec![hidden, txt]),
+                ("vector_in.in_layer.weight", vec![hidden, vec]),
+                ("time_in.in_layer.weight", vec![hidden, 2]),
+                ("double_blocks.0.img_mlp.0.weight", vec![mlp, hidden]),
+                ("double_blocks.0.img_attn.norm.query_norm.scale", vec![32]),
+            ];
+            let shapes = shapes.map(|(name, shape)| (name.to_owned(), StorageDtype::F32, shape));
+            FluxConfig::detect(&Checkpoint::from_shapes("x", shapes))
+        };
+        assert!(detected(64, 2, 2, 8).is_ok());
+        for (hidden, txt, vec, mlp) in [(0, usize::MAX, 2, 8), (64, 0, 2, 8), (64, 2, 0, 8), (64, 2, 2, 0)] {
+            let error = detected(hidden, txt, vec, mlp).unwrap_err().to_string();
+            assert!(error.contains(&format!("width {hidden},")), "{error}");
+        }
     }
 }

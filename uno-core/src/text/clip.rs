@@ -88,7 +88,17 @@ impl ClipTextConfig {
             None => ConfigFile::default(),
         };
         let heads = file.num_attention_heads.unwrap_or(hidden_size / 64);
-        if heads == 0 || hidden_size % heads != 0 || vocab_size == 0 || max_position_embeddings < 2 {
+        // Widths of zero are refused because a file without any data could claim all other dimensions beside them.
+        if vocab_size == 0 || hidden_size == 0 || intermediate_size == 0 || max_position_embeddings < 2 {
+            return Err(Error::format(
+                checkpoint.path(),
+                format!(
+                    "dimensions are too small: {vocab_size} tokens, width {hidden_size}, MLP width {intermediate_size}, \
+                     {max_position_embeddings} positions (wanted at least 2)"
+                ),
+            ));
+        }
+        if heads == 0 || hidden_size % heads != 0 {
             return Err(Error::format(
                 checkpoint.path(),
                 format!(
@@ -254,5 +264,32 @@ impl ClipTextEncoder {
         let highest = ids.iter().max();
         let end = ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
         Ok(self.final_layer_norm.forward(x).narrow(1, end, 1).squeeze_dim(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::StorageDtype;
+
+    #[test]
+    fn dimensions_that_need_no_data_are_refused() {
+        let detected = |vocab: usize, d: usize, ff: usize| {
+            let shapes = [
+                ("embeddings.token_embedding", [vocab, d]),
+                ("embeddings.position_embedding", [7, d]),
+                ("encoder.layers.0.mlp.fc1", [ff, d]),
+            ];
+            let shapes = shapes.map(|(name, shape)| {
+                (format!("text_model.{name}.weight"), StorageDtype::F32, shape.to_vec())
+            });
+            let config_json = br#"{"num_attention_heads":2}"#;
+            ClipTextConfig::detect(&Checkpoint::from_shapes("x", shapes), Some(config_json))
+        };
+        assert!(detected(8, 6, 5).is_ok());
+        for (vocab, d, ff) in [(usize::MAX, 0, 5), (8, 6, 0), (0, 6, 5)] {
+            let error = detected(vocab, d, ff).unwrap_err().to_string();
+            assert!(error.contains(&format!("width {d}")), "{error}");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub struct T5Config {
     pub layer_norm_epsilon: f64,
 }
 
+/// Of every T5. Half of a direction's buckets hold one distance each, and these must end before it.
+const MAX_DISTANCE: usize = 128;
 const BLOCK0: &str = "encoder.block.0.layer.0.SelfAttention";
 
 impl T5Config {
@@ -55,17 +57,23 @@ impl T5Config {
         let [inner, _] = matrix(&format!("{BLOCK0}.q.weight"))?;
         let [buckets, num_heads] = matrix(&format!("{BLOCK0}.relative_attention_bias.weight"))?;
         let [d_ff, _] = matrix("encoder.block.0.layer.1.DenseReluDense.wi_0.weight")?;
+        // Widths of zero are refused because a file without any data could claim all other dimensions beside them.
         if num_heads == 0
             || inner == 0
             || inner % num_heads != 0
             || buckets < 4
             || buckets % 2 != 0
+            || buckets / 4 >= MAX_DISTANCE
             || vocab_size == 0
+            || d_model == 0
+            || d_ff == 0
         {
             return Err(Error::format(
                 checkpoint.path(),
                 format!(
-                    "dimensions do not fit together: {num_heads} heads, inner width {inner}, {buckets} buckets"
+                    "dimensions do not fit together: {vocab_size} tokens, width {d_model}, {num_heads} heads, inner width \
+                     {inner}, feed-forward width {d_ff}, {buckets} buckets (wanted an even number from 4 to {})",
+                    4 * MAX_DISTANCE - 2
                 ),
             ));
         }
@@ -77,7 +85,7 @@ impl T5Config {
             num_heads,
             num_layers: checkpoint.count("encoder.block.{}."),
             relative_attention_num_buckets: buckets,
-            relative_attention_max_distance: 128,
+            relative_attention_max_distance: MAX_DISTANCE,
             layer_norm_epsilon: 1e-6,
         })
     }
@@ -241,6 +249,41 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::StorageDtype;
+
+    fn detected(vocab: usize, d: usize, ff: usize, buckets: usize) -> Result<T5Config> {
+        let shapes = [
+            ("shared.weight".to_owned(), [vocab, d]),
+            (format!("{BLOCK0}.q.weight"), [6, d]),
+            (format!("{BLOCK0}.relative_attention_bias.weight"), [buckets, 2]),
+            ("encoder.block.0.layer.1.DenseReluDense.wi_0.weight".to_owned(), [ff, d]),
+        ];
+        let shapes = shapes.map(|(name, shape)| (name, StorageDtype::F32, shape.to_vec()));
+        T5Config::detect(&Checkpoint::from_shapes("x", shapes))
+    }
+
+    #[test]
+    fn dimensions_that_need_no_data_or_overflow_are_refused() {
+        assert!(detected(8, 4, 5, 32).is_ok() && detected(8, 4, 5, 510).is_ok());
+        for (vocab, d, ff, buckets) in [
+            (usize::MAX, 0, 5, 32),
+            (8, 4, 0, 32),
+            (0, 4, 5, 32),
+            (8, 4, 5, 2),
+            (8, 4, 5, 512),
+            (8, 4, 5, 33),
+        ] {
+            let error = detected(vocab, d, ff, buckets).unwrap_err().to_string();
+            assert!(error.contains(&format!("width {d}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_most_buckets_are_all_in_range() {
+        for distance in -2000..2000 {
+            assert!((0..510).contains(&bucket(distance, 510, MAX_DISTANCE)), "{distance}");
+        }
+    }
 
     #[test]
     fn buckets_are_exact_near_and_logarithmic_far() {

@@ -20,6 +20,8 @@ use crate::weights::{Checkpoint, LoadOptions, load};
 /// Latents are scaled and shifted to about unit variance and zero mean (FLUX `util.py`, all variants).
 const SCALE_FACTOR: f64 = 0.3611;
 const SHIFT_FACTOR: f64 = 0.1159;
+/// FLUX has 4. Each level halves the picture, so that more than a few leave nothing of it.
+const MAX_LEVELS: usize = 16;
 
 /// Dimensions of an autoencoder, read off its tensors' shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl AutoEncoderConfig {
         };
         let odd = |c: &usize| *c == 0 || !c.is_multiple_of(blocks::GROUPS);
         if config.channels.is_empty()
+            || config.channels.len() > MAX_LEVELS
             || config.latent_channels == 0
             || config.channels.iter().any(odd)
             || odd(&config.base_channels)
@@ -70,7 +73,7 @@ impl AutoEncoderConfig {
             return Err(Error::format(
                 checkpoint.path(),
                 format!(
-                    "dimensions do not fit together: levels of {:?} channels (wanted at least one, each a multiple of {}), \
+                    "dimensions do not fit together: levels of {:?} channels (wanted 1 to {MAX_LEVELS}, each a multiple of {}), \
                      {} latent channels",
                     config.channels,
                     blocks::GROUPS,
@@ -194,5 +197,26 @@ impl LatentCodec for AutoEncoder {
 
     fn downsampling(&self) -> usize {
         self.config.downsampling()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::StorageDtype;
+
+    #[test]
+    fn more_levels_than_a_picture_can_have_are_refused() {
+        let detected = |levels: usize| {
+            let downs = (0..levels).map(|i| format!("encoder.down.{i}.block.0.conv1.weight"));
+            let names = ["encoder.conv_in.weight", "encoder.conv_out.weight"].map(str::to_owned);
+            let shapes =
+                names.into_iter().chain(downs).map(|name| (name, StorageDtype::F32, vec![32, 32, 3, 3]));
+            AutoEncoderConfig::detect(&Checkpoint::from_shapes("x", shapes))
+        };
+        assert_eq!(detected(MAX_LEVELS).unwrap().downsampling(), 1 << 15);
+        for levels in [0, MAX_LEVELS + 1, 65] {
+            assert!(detected(levels).unwrap_err().to_string().contains("wanted 1 to 16"), "{levels} levels");
+        }
     }
 }
