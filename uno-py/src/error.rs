@@ -5,18 +5,18 @@ use pyo3::exceptions::{PyException, PyFileNotFoundError, PyKeyboardInterrupt, Py
 use pyo3::prelude::*;
 
 create_exception!(
-    _uno_rs,
+    uno_rs,
     UnoError,
     PyException,
     "Anything that goes wrong inside uno_rs and has no closer exception."
 );
 create_exception!(
-    _uno_rs,
+    uno_rs,
     CheckpointError,
     UnoError,
     "A model's file is missing, damaged, or of another model."
 );
-create_exception!(_uno_rs, NonFiniteError, UnoError, "NaN or infinity where finite numbers must be.");
+create_exception!(uno_rs, NonFiniteError, UnoError, "NaN or infinity where finite numbers must be.");
 
 fn io(source: &std::io::Error, message: String) -> PyErr {
     match source.kind() {

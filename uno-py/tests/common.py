@@ -22,7 +22,7 @@ EXACT = 1e-6
 
 
 def golden() -> Path | None:
-    """Folder with values of the official implementation: `UNO_GOLDEN`, else `../shared/golden` beside the repository."""
+    """Folder with values of the official implementation: `UNO_GOLDEN`, else `../shared/golden`."""
     folder = Path(os.environ.get("UNO_GOLDEN") or ROOT.parent / "shared" / "golden")
     if folder.is_dir():
         return folder
@@ -32,7 +32,7 @@ def golden() -> Path | None:
 
 
 def sets() -> list[Path]:
-    """All sets of values: the official ones, and those that the repository carries. Each holds `model/` and `cases/`."""
+    """All sets of values, official ones and those that the repository carries. Each holds `model/` and `cases/`."""
     roots = [ROOT / "tests" / "fixtures", golden()]
     found = [path for root in roots if root and root.is_dir() for path in [root, *sorted(root.iterdir())]]
     return [path for path in found if (path / "model").is_dir() and (path / "cases").is_dir()]

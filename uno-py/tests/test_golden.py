@@ -74,7 +74,8 @@ def test_positions_are_equal(folder: Path, file: Path) -> None:
     for case in json.loads(file.read_text(encoding="utf-8")):
         latent, *references = [(h // 2, w // 2) for h, w in [case["latent_hw"], *case["ref_latent_hw"]]]
         ids = uno_rs.unope_ids(latent, references, pe=case["pe"], text_tokens=7)
-        text, image, *others = np.split(ids, np.cumsum([7, *(rows * columns for rows, columns in [latent, *references])])[:-1])
+        sizes = [7, *(rows * columns for rows, columns in [latent, *references])]
+        text, image, *others = np.split(ids, np.cumsum(sizes)[:-1])
         assert ids.dtype == np.float32
         assert not text.any()
         assert (image[0].tolist(), image[-1].tolist()) == (case["img_first"], case["img_last"])

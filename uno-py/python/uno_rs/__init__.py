@@ -4,8 +4,8 @@
 >>> pipeline = UnoPipeline.from_pretrained("models/uno")                           # doctest: +SKIP
 >>> pipeline("The figurine on a beach", reference_images=["figurine.png"]).images  # doctest: +SKIP
 
-`UnoPipeline` is what most people need. The components (tokenizers, `TextEncoder`, `AutoEncoder`, `Transformer`) and functions
-(`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays.
+`UnoPipeline` is what most people need. The components (tokenizers, `TextEncoder`, `AutoEncoder`, `Transformer`) and
+functions (`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays.
 """
 
 from ._uno_rs import (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Optional, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import _uno_rs
 from .pictures import raw
@@ -44,8 +45,8 @@ class Transformer:
     ) -> np.ndarray:
         """The velocity of a noisy latent `[n, C, h, w]`: one forward pass.
 
-        `txt` `[n, tokens, features]` and `vec` `[n, features]` are T5's and CLIP's states, `t` and `guidance` `[n]`, and
-        references latents `[n, C, h_k, w_k]`. Returns `[n, C, h, w]`.
+        `txt` `[n, tokens, features]` and `vec` `[n, features]` are T5's and CLIP's states, `t` and `guidance` `[n]`,
+        and references latents `[n, C, h_k, w_k]`. Returns `[n, C, h, w]`.
         """
         import numpy as np
 
@@ -66,9 +67,7 @@ class Transformer:
         )
 
 
-def preprocess(
-    picture: PictureLike, *, long_side: Optional[int] = None, exif_orientation: bool = True
-) -> np.ndarray:
+def preprocess(picture: PictureLike, *, long_side: int | None = None, exif_orientation: bool = True) -> np.ndarray:
     """A reference as the model sees it, uint8 `[H, W, 3]`: scaled as Pillow does, cropped to multiples of 16.
 
     `long_side` is 512 unless given (the pipeline takes 320 for two references and more).
@@ -109,8 +108,9 @@ def noise(
     dtype: str = "bfloat16",
     channels: int = 16,
 ) -> np.ndarray:
-    """Initial noise, float32 `[1, channels, height / 8, width / 8]`, as torch draws it on CUDA or (`torch-cpu`) on the CPU.
+    """Initial noise, float32 `[1, channels, height / 8, width / 8]`.
 
-    `dtype` is the format that it is drawn in and rounded to: the official pipeline's is bfloat16.
+    `source` is `torch-cuda` or `torch-cpu`: the device on which torch draws the same. `dtype`, bfloat16 or float32, is
+    what the noise is rounded to: the official pipeline's is bfloat16.
     """
     return _uno_rs.initial_noise(seed, height, width, source, dtype, channels)

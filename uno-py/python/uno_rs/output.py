@@ -8,7 +8,7 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _uno_rs
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class UnoOutput:
     """Pictures and their settings. In a notebook it shows itself."""
 
-    #: PIL images; with `output_type="np"` float32 `[n, H, W, 3]` in 0 to 1, with `"latent"` float32 `[n, C, H / 8, W / 8]`.
-    images: Union[list[PIL.Image.Image], np.ndarray]
+    #: PIL images; with `output_type="np"` float32 `[n, H, W, 3]` in 0 to 1, with `"latent"` `[n, C, H / 8, W / 8]`.
+    images: list[PIL.Image.Image] | np.ndarray
     #: Settings of each picture: prompt, the seed that was used, sizes, model fingerprints ...
     metadata: list[dict[str, Any]]
     #: What was changed or noticed: rounded sizes, truncated prompts.
@@ -86,4 +86,5 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises ValueError if there are none, FileNotFoundError if there is no file.
     """
-    return json.loads(_uno_rs.read_settings(path))
+    settings: dict[str, Any] = json.loads(_uno_rs.read_settings(path))
+    return settings

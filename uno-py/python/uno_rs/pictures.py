@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
 
-    from ._uno_rs import RawPicture
+    from ._types import RawPicture
 
-    PictureLike = Union[str, "os.PathLike[str]", "PIL.Image.Image", "np.ndarray"]
+    PictureLike = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
 
 #: Pillow's modes with 8-bit channels, by the number of those.
 _CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -25,8 +25,8 @@ def raw(picture: PictureLike, *, exif_orientation: bool = True, name: str = "pic
     A path is opened with Pillow. EXIF orientation is honoured unless `exif_orientation` is off. An array is `[H, W]`,
     `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`: uint8, or float in 0 to 1.
 
-    Raises TypeError for other kinds, ValueError for arrays of other shapes or values, FileNotFoundError, and what Pillow
-    raises for a file that is no picture.
+    Raises TypeError for other kinds, ValueError for arrays of other shapes or values, FileNotFoundError, and what
+    Pillow raises for a file that is no picture.
     """
     import PIL.Image
     import PIL.ImageOps
@@ -45,7 +45,7 @@ def raw(picture: PictureLike, *, exif_orientation: bool = True, name: str = "pic
 
 
 def record(picture: PictureLike, taken: RawPicture) -> tuple[str, str]:
-    """Where a picture came from and its SHA-256, for the settings: of the file, or of the pixels of a picture in memory."""
+    """Where a picture came from, and the SHA-256 of the file, or of the pixels of a picture in memory."""
     import hashlib
 
     if isinstance(picture, (str, os.PathLike)):
@@ -89,7 +89,9 @@ def _from_array(picture: object, name: str) -> RawPicture:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ValueError(f"{name}: got an array of shape {array.shape}, wanted [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
+        raise ValueError(
+            f"{name}: got an array of shape {array.shape}, wanted [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+        )
     height, width, channels = array.shape
     _check_size(name, (width, height))
     if np.issubdtype(array.dtype, np.floating):

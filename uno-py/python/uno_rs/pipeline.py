@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import os
-from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence, Union, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from . import _uno_rs
 from .output import UnoOutput
@@ -14,11 +15,11 @@ from .progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from ._types import GenerateArguments, Generated, Path
     from .pictures import PictureLike
 
-    Path = Union[str, "os.PathLike[str]"]
     #: As in diffusers: called with the pipeline, the step (from 0), its time and {"latents": ...} after each step.
-    Callback = Callable[["UnoPipeline", int, float, dict[str, Any]], Optional[dict[str, Any]]]
+    Callback = Callable[["UnoPipeline", int, float, dict[str, Any]], dict[str, Any] | None]
 
 #: The repository whose name stands for UNO on FLUX.1-dev; the other parts have repositories of their own.
 UNO_REPO = "bytedance-research/UNO"
@@ -46,14 +47,14 @@ class UnoPipeline:
         cache_dir: Path | None = None,
         progress: bool = True,
     ) -> UnoPipeline:
-        """Loads a model folder, or `"bytedance-research/UNO"` from the Hugging Face hub with the parts of FLUX.1 it needs.
+        """Loads a model folder, or `"bytedance-research/UNO"` and what it needs of FLUX.1 from the Hugging Face hub.
 
         Without either it is the small model inside the package: random weights, for trying things out.
 
-        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`). `dtype` is
-        float32, bfloat16 or float16; by default what suits the device. `offload` holds no text encoder between prompts, and
-        weights only in their stored form. `lora_scale` 0 is plain FLUX. `model_type` is flux-dev, flux-dev-fp8 or
-        flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
+        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`).
+        `dtype` is float32, bfloat16 or float16; by default what suits the device. `offload` holds no text encoder
+        between prompts, and weights only in their stored form. `lora_scale` 0 is plain FLUX. `model_type` is flux-dev,
+        flux-dev-fp8 or flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
 
         Raises CheckpointError, FileNotFoundError or OSError for files that are missing, wrong or refused by the hub;
         ValueError for other arguments.
@@ -104,8 +105,10 @@ class UnoPipeline:
         merge_lora: bool = False,
         progress: bool = True,
     ) -> UnoPipeline:
-        """Loads single files. What is not given comes from the environment variables AE, FLUX_DEV, FLUX_SCHNELL, T5, CLIP, LORA,
-        or from the hub cache; nothing is downloaded. The other arguments and errors are those of `from_pretrained`.
+        """Loads single files.
+
+        What is not given comes from the environment variables AE, FLUX_DEV, FLUX_SCHNELL, T5, CLIP and LORA, or from
+        the hub cache; nothing is downloaded. The other arguments and errors are those of `from_pretrained`.
         """
         return cls._load(
             progress,
@@ -130,7 +133,9 @@ class UnoPipeline:
             "embedded": False,
             "download": False,
             "offline": False,
-            **dict.fromkeys(("model_dir", "model_type", "dit", "ae", "t5", "t5_tokenizer", "clip", "clip_tokenizer", "lora")),
+            **dict.fromkeys(
+                ("model_dir", "model_type", "dit", "ae", "t5", "t5_tokenizer", "clip", "clip_tokenizer", "lora")
+            ),
             **dict.fromkeys(("token", "cache_dir")),
             **given,
         }
@@ -162,20 +167,21 @@ class UnoPipeline:
     ) -> UnoOutput:
         """Generates pictures.
 
-        `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or those of
-        a sequence with one seed per picture. All are computed together, each as it would be alone. `reference_images` are
-        PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and width are rounded down to multiples
-        of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of drawn noise.
+        `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or
+        those of a sequence with one seed per picture. All are computed together, each as it would be alone.
+        `reference_images` are PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and
+        width are rounded down to multiples of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of
+        drawn noise.
 
-        `pe` places references (d, h, w, o), `ref_size` is their longer side (512 for one, 320 for more). `noise` is torch-cuda
-        or torch-cpu, `noise_dtype` bfloat16 or float32, `schedule` uno or flux. With `reference_seed` reference latents are
-        drawn, without they are the mean.
+        `pe` places references (d, h, w, o), `ref_size` is their longer side (512 for one, 320 for more). `noise` is
+        torch-cuda or torch-cpu, `noise_dtype` bfloat16 or float32, `schedule` uno or flux. With `reference_seed`
+        reference latents are drawn, without they are the mean.
 
         `output_type` is "pil", "np" (float32 `[n, H, W, 3]` in 0 to 1) or "latent" (`[n, C, H / 8, W / 8]`).
 
-        `callback_on_step_end(pipeline, step, time, {"latents": packed latents})` is called after each step; what it raises
-        stops the work and comes out unchanged, and so does Ctrl-C. It may return None or the dictionary as it got it; the
-        latents are read-only.
+        `callback_on_step_end(pipeline, step, time, {"latents": packed latents})` is called after each step; what it
+        raises stops the work and comes out unchanged, and so does Ctrl-C. It may return None or the dictionary as it
+        got it; the latents are read-only.
 
         Raises ValueError for what cannot be done (before any work), NonFiniteError for NaN on the way.
         """
@@ -184,7 +190,9 @@ class UnoPipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts) * num_images_per_prompt
         if not prompts or num_images_per_prompt < 1:
-            raise ValueError("got no picture to make, wanted at least one prompt and num_images_per_prompt of at least 1")
+            raise ValueError(
+                "got no picture to make, wanted at least one prompt and num_images_per_prompt of at least 1"
+            )
         samples = [
             (text, value)
             for (text, value) in zip(
@@ -201,7 +209,7 @@ class UnoPipeline:
             raw(picture, exif_orientation=exif_orientation, name=f"reference image {i}")
             for i, picture in enumerate(references)
         ]
-        arguments: _uno_rs.GenerateArguments = {
+        arguments: GenerateArguments = {
             "samples": samples,
             "references": raw_references,
             "reference_records": [record(given, taken) for given, taken in zip(references, raw_references)],
@@ -274,7 +282,7 @@ def _seeds(seed: int | Sequence[int], count: int, per_prompt: int) -> list[int]:
     return seeds
 
 
-def _output(generated: _uno_rs.Generated, output_type: str) -> UnoOutput:
+def _output(generated: Generated, output_type: str) -> UnoOutput:
     import json
 
     pictures, latents, settings, notices, seconds = generated
