@@ -192,7 +192,7 @@ fn tensors_that_decide_dimensions_are_refused_when_they_are_absurd() {
         ("clip/model.safetensors", "text_model.embeddings.position_embedding.weight", vec![0, 32]),
     ] {
         let empty = |tensors: &mut Tensors| drop(tensors.insert(name.into(), empty(&shape)));
-        with_tensors(&desk, file, empty, || desk.run("--model model").refused(&desk, &[file]));
+        with_tensors(&desk, file, empty, || drop(desk.run("--model model").refused(&desk, &[file])));
     }
 }
 
