@@ -563,6 +563,11 @@ fn a_picture_is_not_made_again_from_other_files_than_the_first_time() {
     with_tensors(&desk, "t5/model.safetensors", change, || {
         desk.run("--from first/0_0.json").refused(&desk, &["t5", "fingerprint", "--t5"]);
     });
+    // Another small file.
+    let sound = desk.read("model/clip/config.json");
+    desk.put("model/clip/config.json", [sound.as_slice(), b" "].concat());
+    desk.run("--from first/0_0.png").refused(&desk, &["clip_config", "fingerprint", "--clip"]);
+    desk.put("model/clip/config.json", sound);
     // Another one that is named.
     desk.put("other/ae.safetensors", desk.read("model/ae.safetensors"));
     desk.change_tensors("other/ae.safetensors", |t| t.get_mut("decoder.conv_out.bias").unwrap().data[0] ^= 1);

@@ -101,7 +101,11 @@ impl Model {
                     record.part,
                     record.path.display(),
                     record.fingerprint,
-                    record.part
+                    match record.part.as_str() {
+                        "clip_vocab" | "clip_merges" => "clip_tokenizer",
+                        "clip_config" => "clip",
+                        part => part,
+                    }
                 );
             }
         }

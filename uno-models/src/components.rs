@@ -10,6 +10,7 @@ use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
 use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, ModelType, T5TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::output::FileRecord;
 use crate::pipeline::UnoPipeline;
 
 /// How a pipeline is loaded.
@@ -76,6 +77,8 @@ pub struct TextSource {
     pub t5_tokenizer: T5Tokenizer,
     /// CLIP's vocabulary.
     pub clip_tokenizer: ClipTokenizer,
+    /// The small files: vocabularies and CLIP's `config.json`, each with the name of its part.
+    pub files: Vec<(&'static str, FileRecord)>,
 }
 
 impl ModelSource {
@@ -89,6 +92,14 @@ impl ModelSource {
         if files.model_type == ModelType::FluxDevFp8 {
             dit = dit.to_e4m3();
         }
+        let mut small = vec![("t5_tokenizer", files.t5.tokenizer.files.path())];
+        match &files.clip.tokenizer.files {
+            ClipTokenizerFiles::Json(path) => small.push(("clip_tokenizer", path)),
+            ClipTokenizerFiles::VocabMerges { vocab, merges } => {
+                small.extend([("clip_vocab", vocab.as_path()), ("clip_merges", merges.as_path())]);
+            }
+        }
+        small.extend(files.clip.config.as_deref().map(|config| ("clip_config", config)));
         let clip_config = files
             .clip
             .config
@@ -114,6 +125,10 @@ impl ModelSource {
                         ClipTokenizer::from_vocab_merges(vocab, merges)?
                     }
                 },
+                files: small
+                    .into_iter()
+                    .map(|(part, path)| Ok((part, FileRecord::of(path)?)))
+                    .collect::<Result<_>>()?,
             },
         })
     }

@@ -109,9 +109,14 @@ impl FileRecord {
         let mut hash = Sha256::new();
         let mut file = File::open(path).map_err(Error::read(path))?;
         std::io::copy(&mut file, &mut hash).map_err(Error::read(path))?;
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&hash.finalize());
         let path = std::path::absolute(path).map_err(Error::read(path))?;
         Ok(Self { path, sha256 })
+    }
+
+    /// The record of bytes in memory.
+    pub(crate) fn of_bytes(name: impl Into<PathBuf>, bytes: &[u8]) -> Self {
+        Self { path: name.into(), sha256: hex(&Sha256::digest(bytes)) }
     }
 
     /// Fails if the file no longer holds what it held.
@@ -134,14 +139,14 @@ impl FileRecord {
     }
 }
 
-/// A checkpoint of the model.
+/// A file of the model: a checkpoint, a vocabulary, or CLIP's `config.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRecord {
     /// Which part.
     pub part: String,
     /// Its file.
     pub path: PathBuf,
-    /// [`uno_core::weights::Checkpoint::fingerprint`].
+    /// [`uno_core::weights::Checkpoint::fingerprint`]; of small files the SHA-256.
     pub fingerprint: String,
 }
 
@@ -176,9 +181,14 @@ impl ModelInfo {
                 fingerprint: checkpoint.fingerprint().to_owned(),
             }
         };
+        let small = source.text.files.iter().map(|(part, file)| ModelRecord {
+            part: (*part).to_owned(),
+            path: file.path.clone(),
+            fingerprint: file.sha256.clone(),
+        });
         Self {
             model_type: source.model_type.clone(),
-            files: source.checkpoints().into_iter().map(record).collect(),
+            files: source.checkpoints().into_iter().map(record).chain(small).collect(),
             device: device.to_owned(),
             dtype: format!("{:?}", options.dtype),
             lora_scale: source.lora.as_ref().map(|_| options.lora_scale),
@@ -260,6 +270,10 @@ impl Settings {
         serde_json::to_string_pretty(self)
             .map_err(|e| Error::request("settings", e, "values that JSON can hold"))
     }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn settings_chunk(path: &Path, file: File) -> Result<String> {

@@ -8,6 +8,7 @@ use uno_core::weights::Checkpoint;
 
 use crate::components::{ModelSource, TextSource};
 use crate::error::Result;
+use crate::output::FileRecord;
 
 /// [`ModelSource::model_type`] of the embedded model.
 pub const EMBEDDED: &str = "embedded";
@@ -28,6 +29,8 @@ pub fn embedded() -> Result<ModelSource> {
     let open = |name: &str, bytes: &'static [u8]| {
         Checkpoint::from_bytes(format!("embedded/{name}"), bytes::Bytes::from_static(bytes))
     };
+    let small =
+        |part, name: &str, bytes: &[u8]| (part, FileRecord::of_bytes(format!("embedded/{name}"), bytes));
     Ok(ModelSource {
         model_type: EMBEDDED.into(),
         dit: open("flux1-dev.safetensors", embedded!("flux1-dev.safetensors"))?,
@@ -46,6 +49,12 @@ pub fn embedded() -> Result<ModelSource> {
                 embedded!("clip/vocab.json"),
                 embedded!("clip/merges.txt"),
             )?,
+            files: vec![
+                small("t5_tokenizer", "t5/spiece.model", embedded!("t5/spiece.model")),
+                small("clip_vocab", "clip/vocab.json", embedded!("clip/vocab.json")),
+                small("clip_merges", "clip/merges.txt", embedded!("clip/merges.txt")),
+                small("clip_config", "clip/config.json", embedded!("clip/config.json")),
+            ],
         },
     })
 }
