@@ -211,8 +211,9 @@ pub fn timestep_embedding(t: &[f32], dim: usize, device: &Device, dtype: FloatDT
 fn frequency(i: usize, half: usize) -> f32 {
     let exponent = -(10_000f64.ln() as f32) * i as f32 / half as f32;
     let nearest = f64::from(exponent).exp() as f32;
-    // This one of the 128 lies in the middle between two f32 numbers (but for 0.02 of their distance), and PyTorch's
-    // vectorized exponential rounds it up. At t = 1 the cosine shows it by 1e-4.
+    // Fitted to the golden values: this one of the 128 lies in the middle between two f32 numbers (but for 0.02 of their
+    // distance), and the PyTorch build that made them rounds it up. At t = 1 the cosine shows it by 1e-4. It is no general
+    // rule: other builds and processors round others up (docs/parity.md).
     if (i, half) == (12, 128) { nearest.next_up() } else { nearest }
 }
 
