@@ -269,12 +269,7 @@ pub fn read_noise(path: &Path, device: &Device) -> Result<Tensor<4>> {
             format!("{path}: got {count} tensors of 4 dimensions, wanted one, or one of the name noise")
         })?,
     };
-    ensure!(
-        tensor.dtype().bytes().is_some(),
-        "{}: noise of format {} is not read",
-        path.display(),
-        tensor.dtype()
-    );
+    ensure!(tensor.is_read(), "{}: noise of format {} is not read", path.display(), tensor.dtype());
     Ok(tensor.to_tensor(device, FloatDType::F32))
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
 
 use crate::error::{Error, Result};
-use crate::weights::{Storage, StoredTensor, Weights};
+use crate::weights::{Storage, StoredTensor, Weights, multiplies_stored, stored_matmul, stored_matmul_add};
 
 /// The weight matrix of a linear layer.
 #[derive(Module, Debug)]
@@ -20,10 +20,10 @@ pub enum Matrix {
 impl Matrix {
     /// Takes the tensor `name` of `[out, in]`.
     pub(crate) fn load(w: Weights<'_>, name: &str, [input, output]: [usize; 2]) -> Self {
-        let stored = w.stored(name, &[output, input]);
         match w.storage() {
-            Storage::AsStored => Self::Stored(stored),
+            Storage::AsStored => Self::Stored(w.waiting(name, &[output, input])),
             Storage::Expanded => {
+                let stored = w.stored(name, &[output, input]);
                 Self::Dense(Param::from_tensor(stored.to_tensor::<2>(w.device(), w.dtype()).transpose()))
             }
         }
@@ -34,6 +34,42 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.val(),
             Self::Stored(stored) => stored.to_tensor::<2>(device, dtype).transpose(),
+        }
+    }
+
+    /// `[batch, tokens, in]` -> `[batch, tokens, out]`. Each sample of a batch is multiplied by itself, so that it comes out
+    /// the same, to the last bit, as it does alone.
+    pub(crate) fn multiply(&self, x: Tensor<3>) -> Tensor<3> {
+        if let Self::Stored(stored) = self
+            && multiplies_stored(&x, stored)
+        {
+            return stored_matmul(x, stored);
+        }
+        let weight = self.expand(&x.device(), float_dtype(&x));
+        times(x, weight)
+    }
+
+    /// `y[.., first..] += scale * x W^T`, for `x` `[batch, tokens, in]`.
+    fn multiply_add(&self, y: Tensor<3>, x: Tensor<3>, first: usize, scale: f64) -> Tensor<3> {
+        if let Self::Stored(stored) = self
+            && multiplies_stored(&x, stored)
+        {
+            return stored_matmul_add(y, x, stored, first, scale);
+        }
+        let added = self.multiply(x).mul_scalar(scale);
+        let [batch, tokens, count] = added.dims();
+        if count == y.dims()[2] {
+            return y + added;
+        }
+        let place = [0..batch, 0..tokens, first..first + count];
+        let sum = y.clone().slice(place.clone()) + added;
+        y.slice_assign(place, sum)
+    }
+
+    /// Asks for the weight to be read from disk, if it is streamed.
+    fn prefetch(&self) {
+        if let Self::Stored(stored) = self {
+            stored.prefetch();
         }
     }
 
@@ -63,10 +99,9 @@ pub struct LoraBranch {
 }
 
 impl LoraBranch {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let (device, dtype) = (x.device(), float_dtype(&x));
-        let low = times(x, self.down.expand(&device, dtype));
-        times(low, self.up.expand(&device, dtype)).mul_scalar(self.scale)
+    /// Adds the branch for `x` to the layer's output `y`.
+    fn add_to(&self, y: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        self.up.multiply_add(y, self.down.multiply(x), self.first_output, self.scale)
     }
 }
 
@@ -101,23 +136,32 @@ impl Linear {
     ///
     /// Each sample of a batch is multiplied by itself, so that it comes out the same, to the last bit, as it does alone.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let mut y = times(x.clone(), self.weight.expand(&x.device(), float_dtype(&x)));
+        let branches = (!self.lora.is_empty()).then(|| x.clone());
+        let mut y = self.weight.multiply(x);
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
-        let outputs = self.shape()[1];
-        for branch in &self.lora {
-            let added = branch.forward(x.clone());
-            let count = added.dims()[2];
-            if count == outputs {
-                y = y + added;
-            } else {
-                let (first, last) = (branch.first_output, branch.first_output + count);
-                let sum = y.clone().slice([0..y.dims()[0], 0..y.dims()[1], first..last]) + added;
-                y = y.clone().slice_assign([0..y.dims()[0], 0..y.dims()[1], first..last], sum);
+        if let Some(x) = branches {
+            for branch in &self.lora {
+                y = branch.add_to(y, x.clone());
             }
         }
         y
+    }
+
+    /// Whether any weight of the layer is let go of after use.
+    fn is_streamed(&self) -> bool {
+        let streamed = |matrix: &Matrix| matches!(matrix, Matrix::Stored(stored) if stored.is_streamed());
+        streamed(&self.weight) || self.lora.iter().any(|b| streamed(&b.down) || streamed(&b.up))
+    }
+
+    /// Asks for all weights of the layer to be read from disk, if they are streamed.
+    fn prefetch(&self) {
+        self.weight.prefetch();
+        for branch in &self.lora {
+            branch.down.prefetch();
+            branch.up.prefetch();
+        }
     }
 
     /// `[batch, in]` -> `[batch, out]`.
@@ -133,8 +177,8 @@ impl Linear {
         // The sum is formed in f32, whatever is computed in: up @ down is small beside the weight.
         let mut weight = self.weight.expand(device, dtype).cast(FloatDType::F32);
         for branch in self.lora.drain(..) {
-            let down = branch.down.expand(device, dtype).cast(FloatDType::F32);
-            let up = branch.up.expand(device, dtype).cast(FloatDType::F32);
+            let down = branch.down.expand(device, FloatDType::F32).cast(FloatDType::F32);
+            let up = branch.up.expand(device, FloatDType::F32).cast(FloatDType::F32);
             let delta = down.matmul(up).mul_scalar(branch.scale);
             let [input, count] = delta.dims();
             let ranges = [0..input, branch.first_output..branch.first_output + count];
@@ -142,6 +186,33 @@ impl Linear {
             weight = weight.slice_assign(ranges, sum);
         }
         self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
+    }
+}
+
+/// Runs `f`, and meanwhile lets `next` ask for its weights to be read from disk.
+pub(crate) fn reading_ahead<T>(next: Option<&(dyn Prefetch + '_)>, f: impl FnOnce() -> T) -> T {
+    match next.filter(|next| next.is_streamed()) {
+        Some(next) => std::thread::scope(|scope| {
+            scope.spawn(|| next.prefetch());
+            f()
+        }),
+        None => f(),
+    }
+}
+
+/// A part of a model whose weights may be streamed.
+pub(crate) trait Prefetch: Sync {
+    /// All its linear layers.
+    fn linears(&self) -> Vec<&Linear>;
+
+    /// Whether any weight is let go of after use.
+    fn is_streamed(&self) -> bool {
+        self.linears().iter().any(|linear| linear.is_streamed())
+    }
+
+    /// Asks for the weights to be read from disk.
+    fn prefetch(&self) {
+        self.linears().iter().for_each(|linear| linear.prefetch());
     }
 }
 
@@ -283,7 +354,7 @@ impl Embedding {
     /// Takes the tensor `name` of `[tokens, features]`.
     pub(crate) fn load(w: Weights<'_>, name: &str, shape: [usize; 2]) -> Self {
         match w.storage() {
-            Storage::AsStored => Self::Stored(w.stored(name, &shape)),
+            Storage::AsStored => Self::Stored(w.waiting(name, &shape)),
             Storage::Expanded => Self::Dense(w.param(name, shape)),
         }
     }

@@ -6,7 +6,7 @@ use burn::tensor::activation::{gelu_approximate, silu};
 use burn::tensor::ops::AttentionModuleOptions;
 
 use super::{FluxConfig, Rope};
-use crate::nn::{Linear, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
+use crate::nn::{Linear, Prefetch, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
 use crate::weights::Weights;
 
 const EPS: f64 = 1e-6;
@@ -106,6 +106,10 @@ impl Stream {
         }
     }
 
+    fn linears(&self) -> [&Linear; 5] {
+        [&self.modulation, &self.attn.qkv, &self.attn.proj, &self.mlp_in, &self.mlp_out]
+    }
+
     /// What follows the joint attention: projection and MLP, each gated and added to `x`.
     fn finish(&self, x: Tensor<3>, attended: Tensor<3>, [first, second]: [Modulation; 2]) -> Tensor<3> {
         let x = x + first.gate * self.attn.proj.forward(attended);
@@ -158,6 +162,12 @@ impl DoubleStreamBlock {
     }
 }
 
+impl Prefetch for DoubleStreamBlock {
+    fn linears(&self) -> Vec<&Linear> {
+        [self.img.linears(), self.txt.linears()].concat()
+    }
+}
+
 /// A block with one stream for text and image, whose attention and MLP run side by side.
 #[derive(Module, Debug)]
 pub struct SingleStreamBlock {
@@ -193,5 +203,11 @@ impl SingleStreamBlock {
         let mlp = gelu_approximate(out.narrow(2, 3 * hidden, mlp_width));
         let joined = Tensor::cat(vec![attend(q, k, v, rope), mlp], 2);
         x + modulation.gate * self.linear2.forward(joined)
+    }
+}
+
+impl Prefetch for SingleStreamBlock {
+    fn linears(&self) -> Vec<&Linear> {
+        vec![&self.modulation, &self.linear1, &self.linear2]
     }
 }

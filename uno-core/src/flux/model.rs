@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use super::{DoubleStreamBlock, FluxConfig, Rope, SingleStreamBlock};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, layer_norm_plain};
+use crate::nn::{Linear, Prefetch, layer_norm_plain, reading_ahead};
 use crate::traits::{VelocityInput, VelocityModel};
 use crate::weights::{Checkpoint, LoadOptions, Weights, load};
 
@@ -169,12 +169,15 @@ impl VelocityModel for Flux {
         let vec = self.conditioning_vector(input.t, input.guidance, vec);
         let rope = Rope::new(&conditioning.ids, self.config.head_dim(), &self.device);
 
-        for block in &self.double_blocks {
-            (img, txt) = block.forward(img, txt, &vec, &rope);
+        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
+        for (i, block) in self.double_blocks.iter().enumerate() {
+            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
+            (img, txt) = reading_ahead(next, || block.forward(img, txt, &vec, &rope));
         }
         let mut joint = Tensor::cat(vec![txt, img], 1);
-        for block in &self.single_blocks {
-            joint = block.forward(joint, &vec, &rope);
+        for (i, block) in self.single_blocks.iter().enumerate() {
+            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
+            joint = reading_ahead(next, || block.forward(joint, &vec, &rope));
         }
         let latent = joint.narrow(1, text_tokens, latent_tokens);
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::nn::{Embedding, Linear, RmsNorm, attention, join_heads, split_heads};
+use crate::nn::{Embedding, Linear, Prefetch, RmsNorm, attention, join_heads, reading_ahead, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, load};
 
 /// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
@@ -142,6 +142,12 @@ impl Block {
     }
 }
 
+impl Prefetch for Block {
+    fn linears(&self) -> Vec<&Linear> {
+        vec![&self.q, &self.k, &self.v, &self.o, &self.wi_0, &self.wi_1, &self.wo]
+    }
+}
+
 /// The T5 v1.1 encoder.
 #[derive(Module, Debug)]
 pub struct T5Encoder {
@@ -203,9 +209,12 @@ impl T5Encoder {
     ///
     /// No ids, or an id beyond the vocabulary.
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor<3>> {
-        let x = self.embedding.forward(ids, &self.device, self.dtype)?;
+        let mut x = self.embedding.forward(ids, &self.device, self.dtype)?;
         let bias = self.position_bias(ids.len());
-        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, bias.clone()));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let next = self.blocks.get(i + 1).map(|block| block as &dyn Prefetch);
+            x = reading_ahead(next, || block.forward(x, bias.clone()));
+        }
         Ok(self.final_layer_norm.forward(x))
     }
 

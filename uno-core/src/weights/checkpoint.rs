@@ -1,4 +1,4 @@
-//! Opening safetensors files: one file, shards with an index, or bytes in memory.
+//! Opening safetensors and GGUF files: one file, shards with an index, or bytes in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,7 +8,8 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
-use super::{StorageDtype, StoredTensor};
+use super::mapped::Window;
+use super::{StorageDtype, StoredTensor, gguf, scales};
 use crate::error::{Error, Result};
 
 /// The tensors of one model as its files hold them, by name. Nothing is read but the headers.
@@ -27,7 +28,7 @@ const FINGERPRINT_BLOCKS: usize = 256;
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 impl Checkpoint {
-    /// Opens `path`: a `.safetensors` file, an index (`*.safetensors.index.json`) of shards, or a folder that holds one of
+    /// Opens `path`: a safetensors or GGUF file (told apart by their contents), an index (`*.safetensors.index.json`) of shards, or a folder that holds one of
     /// the two as `model.safetensors`, `diffusion_pytorch_model.safetensors` or as its only file of that kind.
     ///
     /// # Errors
@@ -53,7 +54,7 @@ impl Checkpoint {
         // process with SIGBUS; that is the known price of mapping, and what every safetensors reader pays.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        Self::from_bytes(path, bytes::Bytes::from_owner(map))
+        Self::from_window(path, map.into())
     }
 
     fn open_sharded(index: &Path) -> Result<Self> {
@@ -104,33 +105,18 @@ impl Checkpoint {
     ///
     /// As [`Checkpoint::open`].
     pub fn from_bytes(name: impl AsRef<Path>, bytes: bytes::Bytes) -> Result<Self> {
-        let name = name.as_ref();
-        let (header_length, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| {
-            let broken = || format!("not a sound safetensors file ({e}); it may be truncated: load it anew");
-            Error::format(name, foreign_format(&bytes).unwrap_or_else(broken))
-        })?;
-        let data_start = header_length + size_of::<u64>();
-        let mut tensors = BTreeMap::new();
-        for (key, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let range = data_start.checked_add(start).zip(data_start.checked_add(end));
-            let stored = range
-                .filter(|&(start, end)| start <= end && end <= bytes.len())
-                .and_then(|(start, end)| {
-                    StoredTensor::new(info.dtype.into(), info.shape.clone(), bytes.slice(start..end))
-                })
-                .ok_or_else(|| {
-                    Error::format(
-                        name,
-                        format!(
-                            "tensor {key} claims {:?} {:?} at bytes {start}..{end}, which does not fit together",
-                            info.dtype, info.shape
-                        ),
-                    )
-                })?;
-            tensors.insert(key, stored);
-        }
-        Ok(Self { path: name.to_path_buf(), tensors, fingerprint: fingerprint(&bytes, data_start) })
+        Self::from_window(name.as_ref(), bytes.into())
+    }
+
+    fn from_window(name: &Path, window: Window) -> Result<Self> {
+        let bytes = window.as_slice();
+        let (tensors, data_start) = if gguf::is_gguf(bytes) {
+            gguf_tensors(name, &window)?
+        } else {
+            safetensors_tensors(name, &window)?
+        };
+        let tensors = scales::apply(tensors).map_err(|reason| Error::format(name, reason))?;
+        Ok(Self { path: name.to_path_buf(), tensors, fingerprint: fingerprint(bytes, data_start) })
     }
 
     /// A checkpoint of which only names, formats and shapes are known. Models load from it with all weights zero and no
@@ -149,11 +135,19 @@ impl Checkpoint {
     /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
     /// `flux-dev-fp8`. Weights that are e4m3 already stay where they are.
     pub fn to_e4m3(&self) -> Self {
-        let cast = |(name, tensor): (&String, &StoredTensor)| match tensor.dtype().bytes() {
-            Some(_) => (name.clone(), tensor.to_e4m3()),
-            None => (name.clone(), tensor.clone()),
+        self.with_each(StoredTensor::to_e4m3)
+    }
+
+    /// The same numbers as of [`Checkpoint::to_e4m3`], but cast whenever they are used: no memory, for a little time.
+    pub fn rounded_to_e4m3(&self) -> Self {
+        self.with_each(StoredTensor::rounded_to_e4m3)
+    }
+
+    fn with_each(&self, f: impl Fn(&StoredTensor) -> StoredTensor) -> Self {
+        let changed = |(name, tensor): (&String, &StoredTensor)| {
+            (name.clone(), if tensor.is_read() { f(tensor) } else { tensor.clone() })
         };
-        Self { tensors: self.tensors.iter().map(cast).collect(), ..self.clone() }
+        Self { tensors: self.tensors.iter().map(changed).collect(), ..self.clone() }
     }
 
     /// Where the tensors come from.
@@ -202,6 +196,53 @@ impl Checkpoint {
     }
 }
 
+type Tensors = BTreeMap<String, StoredTensor>;
+
+/// The tensors of a GGUF file, and where its data begins.
+fn gguf_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
+    let header = gguf::read(window.as_slice()).map_err(|reason| Error::format(name, reason))?;
+    let mut tensors = Tensors::new();
+    for (key, entry) in header.tensors {
+        let stored =
+            window.slice(entry.range).and_then(|w| StoredTensor::in_window(entry.dtype, entry.shape, w));
+        let stored =
+            stored.ok_or_else(|| Error::format(name, format!("tensor {key} does not fit its shape")))?;
+        tensors.insert(key, stored);
+    }
+    Ok((tensors, header.data_start))
+}
+
+/// The tensors of a safetensors file, and where its data begins.
+fn safetensors_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
+    let bytes = window.as_slice();
+    let (header_length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
+        let broken = || format!("not a sound safetensors file ({e}); it may be truncated: load it anew");
+        Error::format(name, foreign_format(bytes).unwrap_or_else(broken))
+    })?;
+    let data_start = header_length + size_of::<u64>();
+    let mut tensors = BTreeMap::new();
+    for (key, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        let range = data_start.checked_add(start).zip(data_start.checked_add(end));
+        let stored = range
+            .filter(|&(start, end)| start <= end && end <= bytes.len())
+            .and_then(|(start, end)| {
+                StoredTensor::in_window(info.dtype.into(), info.shape.clone(), window.slice(start..end)?)
+            })
+            .ok_or_else(|| {
+                Error::format(
+                    name,
+                    format!(
+                        "tensor {key} claims {:?} {:?} at bytes {start}..{end}, which does not fit together",
+                        info.dtype, info.shape
+                    ),
+                )
+            })?;
+        tensors.insert(key, stored);
+    }
+    Ok((tensors, data_start))
+}
+
 /// The file in `folder` that holds its weights.
 fn weights_in(folder: &Path) -> Result<PathBuf> {
     const NAMES: [&str; 2] = ["model.safetensors", "diffusion_pytorch_model.safetensors"];
@@ -247,10 +288,6 @@ fn foreign_format(bytes: &[u8]) -> Option<String> {
             "this is a pickled PyTorch file, and reading one can run code hidden in it; take the .safetensors file of the \
              same model instead"
                 .into(),
-        )
-    } else if start.starts_with(b"GGUF") {
-        Some(
-            "this is a GGUF file, which is not read yet; take the .safetensors file of the same model".into(),
         )
     } else if text.starts_with("version https://git-lfs") {
         Some(
@@ -343,7 +380,7 @@ mod tests {
     fn other_formats_are_named_with_a_remedy() {
         assert!(message(bytes::Bytes::from_static(b"PK\x03\x04....data.pkl")).contains("pickled"));
         assert!(message(bytes::Bytes::from_static(b"\x80\x02}q\x00.......")).contains("pickled"));
-        assert!(message(bytes::Bytes::from_static(b"GGUF\x03\0\0\0")).contains("GGUF"));
+        assert!(message(bytes::Bytes::from_static(b"GGUF\x03\0\0\0")).contains("cut short"));
         assert!(
             message(bytes::Bytes::from_static(b"version https://git-lfs.github.com/spec/v1")).contains("lfs")
         );

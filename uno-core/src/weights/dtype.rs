@@ -3,8 +3,11 @@
 use std::fmt;
 
 use burn::tensor::{DType, FloatDType};
-use half::{bf16, f16};
-use rayon::prelude::*;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::ggml::{self, GgmlType};
+use crate::error::{Error, Result};
 
 /// How the numbers of a tensor are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,22 +21,82 @@ pub enum StorageDtype {
     BF16,
     /// 8-bit float with 4 exponent and 3 mantissa bits, no infinities (`torch.float8_e4m3fn`).
     F8E4M3,
+    /// 8-bit float with 5 exponent and 2 mantissa bits (`torch.float8_e5m2`): the upper half of an f16.
+    F8E5M2,
     /// 64-bit IEEE float.
     F64,
+    /// One of the block formats of GGUF files.
+    Ggml(GgmlType),
     /// Any other format, which no weight may have (integers, booleans, packed 4-bit types ...).
     Other(safetensors::Dtype),
 }
 
 impl StorageDtype {
-    /// Bytes per number; `None` for formats that are not read.
-    pub fn bytes(self) -> Option<usize> {
+    /// Whether tensors of this format can be read.
+    pub fn is_read(self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+
+    /// Numbers in a block, which is the smallest part that can be read by itself; 1 for plain formats.
+    pub fn block_len(self) -> usize {
         match self {
-            Self::F64 => Some(8),
-            Self::F32 => Some(4),
-            Self::F16 | Self::BF16 => Some(2),
-            Self::F8E4M3 => Some(1),
-            Self::Other(_) => None,
+            Self::Ggml(kind) => kind.block_len(),
+            _ => 1,
         }
+    }
+
+    /// Bytes of `numbers` numbers; `None` for formats that are not read, a part of a block, or more than memory can hold.
+    pub fn bytes_of(self, numbers: usize) -> Option<usize> {
+        let size = match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::F8E4M3 | Self::F8E5M2 => 1,
+            Self::Ggml(kind) if numbers.is_multiple_of(kind.block_len()) => {
+                return (numbers / kind.block_len()).checked_mul(kind.block_bytes());
+            }
+            Self::Ggml(_) | Self::Other(_) => return None,
+        };
+        numbers.checked_mul(size)
+    }
+
+    /// Expands little-endian numbers into `out` on this thread; `false` if the lengths do not fit or the format is not read.
+    pub fn expand(self, bytes: &[u8], out: &mut [f32]) -> bool {
+        fn run<const N: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; N]) -> f32) {
+            for (value, number) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+                *value = f(*number);
+            }
+        }
+        if self.bytes_of(out.len()) != Some(bytes.len()) {
+            return false;
+        }
+        match self {
+            Self::F64 => run(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            Self::F32 => run(bytes, out, f32::from_le_bytes),
+            Self::F16 => expand_f16(bytes, out),
+            Self::BF16 => run(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+            Self::F8E4M3 => run(bytes, out, |[code]| E4M3[usize::from(code)]),
+            Self::F8E5M2 => run(bytes, out, |[code]| f16::from_bits(u16::from(code) << 8).to_f32()),
+            Self::Ggml(kind) => return ggml::expand(kind, bytes, out),
+            Self::Other(_) => return false,
+        }
+        true
+    }
+
+    /// The numbers in this format, each rounded to the nearest; `None` for formats that are not written or a part of a block.
+    pub fn pack(self, numbers: &[f32]) -> Option<Vec<u8>> {
+        fn run<const N: usize>(numbers: &[f32], f: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+            numbers.iter().flat_map(|&x| f(x)).collect()
+        }
+        Some(match self {
+            Self::F64 => run(numbers, |x| f64::from(x).to_le_bytes()),
+            Self::F32 => run(numbers, f32::to_le_bytes),
+            Self::F16 => run(numbers, |x| f16::from_f32(x).to_le_bytes()),
+            Self::BF16 => run(numbers, |x| half::bf16::from_f32(x).to_le_bytes()),
+            Self::F8E4M3 => run(numbers, |x| [f32_to_e4m3(x)]),
+            Self::Ggml(kind) => return ggml::pack(kind, numbers),
+            Self::F8E5M2 | Self::Other(_) => return None,
+        })
     }
 
     /// Burn's name for the same format, where burn computes in it.
@@ -43,7 +106,26 @@ impl StorageDtype {
             Self::F32 => Some(DType::F32),
             Self::F16 => Some(DType::F16),
             Self::BF16 => Some(DType::BF16),
-            Self::F8E4M3 | Self::Other(_) => None,
+            Self::F8E4M3 | Self::F8E5M2 | Self::Ggml(_) | Self::Other(_) => None,
+        }
+    }
+}
+
+impl std::str::FromStr for StorageDtype {
+    type Err = Error;
+
+    /// `f32`, `f16`, `bf16`, `fp8` (or `e4m3`), or a name of GGUF (`q8_0`, `q4_k` ...), in any case.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "f32" | "fp32" => Ok(Self::F32),
+            "f16" | "fp16" => Ok(Self::F16),
+            "bf16" => Ok(Self::BF16),
+            "fp8" | "e4m3" | "f8_e4m3" | "fp8_e4m3fn" => Ok(Self::F8E4M3),
+            _ => text.parse().map(Self::Ggml).map_err(|_| {
+                let known =
+                    "f32, f16, bf16, fp8, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k or q6_k";
+                Error::invalid("storage", text, known)
+            }),
         }
     }
 }
@@ -56,6 +138,7 @@ impl From<safetensors::Dtype> for StorageDtype {
             safetensors::Dtype::F16 => Self::F16,
             safetensors::Dtype::BF16 => Self::BF16,
             safetensors::Dtype::F8_E4M3 => Self::F8E4M3,
+            safetensors::Dtype::F8_E5M2 => Self::F8E5M2,
             other => Self::Other(other),
         }
     }
@@ -69,6 +152,8 @@ impl fmt::Display for StorageDtype {
             Self::F16 => f.write_str("F16"),
             Self::BF16 => f.write_str("BF16"),
             Self::F8E4M3 => f.write_str("F8_E4M3"),
+            Self::F8E5M2 => f.write_str("F8_E5M2"),
+            Self::Ggml(kind) => write!(f, "{kind}"),
             Self::Other(dtype) => write!(f, "{dtype:?}"),
         }
     }
@@ -117,33 +202,29 @@ const E4M3: [f32; 256] = {
     table
 };
 
-/// Below this many numbers the threads cost more than they bring.
-const PARALLEL_CHUNK: usize = 1 << 16;
-
-/// Expands stored little-endian numbers to f32; `bytes` holds a whole number of them.
-///
-/// Returns `None` for formats that are not read.
-pub(crate) fn expand_to_f32(dtype: StorageDtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    fn run<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
-        let (numbers, _) = bytes.as_chunks::<N>();
-        let mut out = vec![0.0f32; numbers.len()];
-        out.par_chunks_mut(PARALLEL_CHUNK).zip(numbers.par_chunks(PARALLEL_CHUNK)).for_each(
-            |(out, numbers)| {
-                for (value, number) in out.iter_mut().zip(numbers) {
-                    *value = f(*number);
-                }
-            },
-        );
-        out
+/// Half precision through the processor's own conversion, which works on slices.
+fn expand_f16(bytes: &[u8], out: &mut [f32]) {
+    const AT_ONCE: usize = 64;
+    for (out, bytes) in out.chunks_mut(AT_ONCE).zip(bytes.chunks(2 * AT_ONCE)) {
+        let mut halves = [f16::ZERO; AT_ONCE];
+        for (half, number) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(*number);
+        }
+        halves[..out.len()].convert_to_f32_slice(out);
     }
-    Some(match dtype {
-        StorageDtype::F64 => run(bytes, |b| f64::from_le_bytes(b) as f32),
-        StorageDtype::F32 => run(bytes, f32::from_le_bytes),
-        StorageDtype::F16 => run(bytes, |b| f16::from_le_bytes(b).to_f32()),
-        StorageDtype::BF16 => run(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-        StorageDtype::F8E4M3 => run(bytes, |[code]| E4M3[usize::from(code)]),
-        StorageDtype::Other(_) => return None,
-    })
+}
+
+/// `e4m3_to_f32(f32_to_e4m3(x))` without branches, so that a loop of it runs many numbers at a time.
+pub(crate) fn round_to_e4m3(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let normal = (magnitude + 0x7_ffff + ((magnitude >> 20) & 1)) & 0xfff0_0000;
+    // Adding 2^14 to a number below 2^-6 leaves it with steps of 2^-9, rounded to even.
+    let subnormal = (f32::from_bits(magnitude) + 16_384.0 - 16_384.0).to_bits();
+    let rounded = if magnitude < 0x3c80_0000 { subnormal } else { normal };
+    // 0x43e80000 is 464.
+    let rounded = if magnitude > 0x43e8_0000 { 0x7fc0_0000 } else { rounded };
+    f32::from_bits(rounded | (bits & 0x8000_0000))
 }
 
 /// Bytes per number of a dtype that is computed in.
@@ -153,7 +234,23 @@ pub(crate) fn float_bytes(dtype: FloatDType) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
+
+    #[test]
+    fn rounding_without_branches_is_the_cast_there_and_back() {
+        let mut bits = 0x1234_5678u32;
+        for _ in 0..2_000_000 {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let x = f32::from_bits(bits);
+            let (got, wanted) = (round_to_e4m3(x), e4m3_to_f32(f32_to_e4m3(x)));
+            assert!(
+                got.to_bits() == wanted.to_bits() || got.is_nan() && wanted.is_nan(),
+                "{x}: {got} {wanted}"
+            );
+        }
+    }
 
     #[test]
     fn e4m3_codes_have_the_values_of_the_specification() {
@@ -209,15 +306,18 @@ mod tests {
 
     #[test]
     fn every_format_expands_to_the_same_number() {
-        let cases: [(StorageDtype, &[u8]); 5] = [
+        let cases: [(StorageDtype, &[u8]); 6] = [
             (StorageDtype::F64, &1.5f64.to_le_bytes()),
             (StorageDtype::F32, &1.5f32.to_le_bytes()),
             (StorageDtype::F16, &f16::from_f32(1.5).to_le_bytes()),
             (StorageDtype::BF16, &bf16::from_f32(1.5).to_le_bytes()),
             (StorageDtype::F8E4M3, &[0x3c]),
+            (StorageDtype::F8E5M2, &[0x3e]),
         ];
         for (dtype, bytes) in cases {
-            assert_eq!(expand_to_f32(dtype, bytes).unwrap(), [1.5], "{dtype}");
+            let mut number = [0.0];
+            assert!(dtype.expand(bytes, &mut number) && number == [1.5], "{dtype}");
+            assert!(!dtype.expand(&bytes[1..], &mut number), "{dtype}");
         }
     }
 }

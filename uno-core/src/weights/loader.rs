@@ -1,6 +1,6 @@
 //! Strict loading: models take their tensors by name and shape; whatever does not fit is reported together.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use burn::module::Param;
@@ -30,12 +30,20 @@ pub struct LoadOptions {
     pub dtype: FloatDType,
     /// The form in which weight matrices wait.
     pub storage: Storage,
+    /// How many bytes of matrices kept as stored may stay in memory after their use. Those beyond are streamed: read from
+    /// disk, ahead of each use, and let go of after it. All stay by default.
+    pub resident_bytes: u64,
 }
 
 impl LoadOptions {
     /// f32 on `device`, weights as stored.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), dtype: FloatDType::F32, storage: Storage::default() }
+        Self {
+            device: device.clone(),
+            dtype: FloatDType::F32,
+            storage: Storage::default(),
+            resident_bytes: u64::MAX,
+        }
     }
 
     /// The same with another compute format.
@@ -51,10 +59,19 @@ impl LoadOptions {
     }
 }
 
+impl LoadOptions {
+    /// The same with another number of bytes of matrices that may stay in memory.
+    pub fn with_resident_bytes(mut self, bytes: u64) -> Self {
+        self.resident_bytes = bytes;
+        self
+    }
+}
+
 struct Loading<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a LoadOptions,
     used: RefCell<BTreeSet<String>>,
+    resident: Cell<u64>,
     report: RefCell<LoadReport>,
 }
 
@@ -87,7 +104,13 @@ pub fn load<M>(
         path: checkpoint.path().to_path_buf(),
         ..LoadReport::default()
     };
-    let loading = Loading { checkpoint, options, used: RefCell::default(), report: RefCell::new(report) };
+    let loading = Loading {
+        checkpoint,
+        options,
+        used: RefCell::default(),
+        resident: Cell::new(0),
+        report: RefCell::new(report),
+    };
     let built = build(Weights { loading: &loading, prefix: "" });
     let used = loading.used.into_inner();
     let mut report = loading.report.into_inner();
@@ -142,7 +165,7 @@ impl<'a> Weights<'a> {
             return placeholder();
         };
         self.loading.used.borrow_mut().insert(key.clone());
-        if tensor.dtype().bytes().is_none() {
+        if !tensor.is_read() {
             report.dtypes.push((key, tensor.dtype()));
             placeholder()
         } else if tensor.shape() != shape {
@@ -152,6 +175,17 @@ impl<'a> Weights<'a> {
         } else {
             tensor.clone()
         }
+    }
+
+    /// Takes a matrix that waits as stored: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are taken.
+    pub fn waiting(&self, name: &str, shape: &[usize]) -> StoredTensor {
+        let stored = self.stored(name, shape);
+        let taken = self.loading.resident.get().saturating_add(stored.byte_len() as u64);
+        if taken > self.loading.options.resident_bytes {
+            return stored.streamed();
+        }
+        self.loading.resident.set(taken);
+        stored
     }
 
     /// Takes a tensor of `shape` as a parameter in the compute format.
