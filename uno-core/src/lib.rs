@@ -19,6 +19,7 @@ pub mod flux;
 pub mod image;
 pub mod latents;
 pub mod lora;
+pub mod lora_keys;
 pub mod nn;
 pub mod noise;
 pub mod sampling;

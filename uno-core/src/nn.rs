@@ -6,7 +6,9 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
 
 use crate::error::{Error, Result};
-use crate::weights::{Storage, StoredTensor, Weights, multiplies_stored, stored_matmul, stored_matmul_add};
+use crate::weights::{
+    LoadOptions, Storage, StoredTensor, Weights, multiplies_stored, stored_matmul, stored_matmul_add,
+};
 
 /// The weight matrix of a linear layer.
 #[derive(Module, Debug)]
@@ -26,6 +28,17 @@ impl Matrix {
                 let stored = w.stored(name, &[output, input]);
                 Self::Dense(Param::from_tensor(stored.to_tensor::<2>(w.device(), w.dtype()).transpose()))
             }
+        }
+    }
+
+    /// A matrix `[out, in]` that was found to fit, to wait as `options` say.
+    pub(crate) fn waiting(stored: StoredTensor, options: &LoadOptions) -> Self {
+        match options.storage {
+            Storage::AsStored if options.resident_bytes == u64::MAX => Self::Stored(stored),
+            Storage::AsStored => Self::Stored(stored.streamed()),
+            Storage::Expanded => Self::Dense(Param::from_tensor(
+                stored.to_tensor::<2>(&options.device, options.dtype).transpose(),
+            )),
         }
     }
 

@@ -25,6 +25,12 @@ pub struct PipelineOptions {
     pub storage: Storage,
     /// Whether text encoders are loaded for each generation and released after it.
     pub release_text_encoders: bool,
+    /// How many bytes of the transformer's and the LoRAs' matrices stay in memory; those beyond are streamed from disk.
+    pub resident_bytes: u64,
+    /// Whether the text encoders' matrices are streamed from disk at each prompt, rather than kept.
+    pub stream_text_encoders: bool,
+    /// Side of the tiles, in latents, that the autoencoder works in; `None`: the whole picture, which is exact.
+    pub vae_tile: Option<usize>,
     /// Factor on UNO's LoRA.
     pub lora_scale: f64,
     /// Whether the LoRA is merged into the weights: faster steps, for the memory of the adapted matrices in `dtype`.
@@ -39,6 +45,9 @@ impl PipelineOptions {
             dtype: FloatDType::F32,
             storage: Storage::AsStored,
             release_text_encoders: false,
+            resident_bytes: u64::MAX,
+            stream_text_encoders: false,
+            vae_tile: None,
             lora_scale: 1.0,
             merge_lora: false,
         }
@@ -46,6 +55,10 @@ impl PipelineOptions {
 
     fn load(&self) -> LoadOptions {
         LoadOptions::new(&self.device).with_dtype(self.dtype).with_storage(self.storage)
+    }
+
+    fn load_text(&self) -> LoadOptions {
+        self.load().with_resident_bytes(if self.stream_text_encoders { 0 } else { u64::MAX })
     }
 }
 
@@ -58,8 +71,10 @@ pub struct ModelSource {
     pub dit: Checkpoint,
     /// The autoencoder.
     pub ae: Checkpoint,
-    /// The LoRA, if one is used.
+    /// UNO's LoRA, if it is used.
     pub lora: Option<Checkpoint>,
+    /// Further LoRAs, each with its factor, in the order in which they are added.
+    pub more_loras: Vec<(Checkpoint, f64)>,
     /// Both text encoders.
     pub text: TextSource,
 }
@@ -90,7 +105,7 @@ impl ModelSource {
     pub fn open(files: &CheckpointFiles) -> Result<Self> {
         let mut dit = Checkpoint::open(&files.dit.files)?;
         if files.model_type == ModelType::FluxDevFp8 {
-            dit = dit.to_e4m3();
+            dit = dit.rounded_to_e4m3();
         }
         let mut small = vec![("t5_tokenizer", files.t5.tokenizer.files.path())];
         match &files.clip.tokenizer.files {
@@ -111,6 +126,7 @@ impl ModelSource {
             dit,
             ae: Checkpoint::open(&files.ae.files)?,
             lora: files.lora.as_ref().map(|lora| Checkpoint::open(&lora.files)).transpose()?,
+            more_loras: Vec::new(),
             text: TextSource {
                 t5: Checkpoint::open(&files.t5.weights.files)?,
                 clip: Checkpoint::open(&files.clip.weights.files)?,
@@ -138,6 +154,7 @@ impl ModelSource {
         let mut all =
             vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
         all.extend(self.lora.as_ref().map(|lora| ("lora", lora)));
+        all.extend(self.more_loras.iter().map(|(lora, _)| ("more_loras", lora)));
         all
     }
 }
@@ -169,13 +186,22 @@ impl TextEncoder for ReleasedTextEncoder {
 ///
 /// Weights that are missing, left over or of another shape; a LoRA for another model.
 pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Result<Flux> {
-    let load = options.load();
+    let load = options.load().with_resident_bytes(options.resident_bytes);
     let mut model = Flux::load(&source.dit, &load)?;
-    if let Some(checkpoint) = &source.lora {
-        lora::attach(&mut model, checkpoint, options.lora_scale, &load)?;
-        if options.merge_lora {
-            lora::merge(&mut model, options.dtype);
-        }
+    let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
+    let mut left = options.resident_bytes.saturating_sub(source.dit.byte_len() as u64);
+    if options.resident_bytes == u64::MAX {
+        left = u64::MAX;
+    }
+    for (checkpoint, scale) in own.chain(source.more_loras.iter().map(|(c, scale)| (c, *scale))) {
+        // A LoRA is read at every layer: it stays, or is streamed, as a whole.
+        let bytes = checkpoint.byte_len() as u64;
+        let resident = if bytes <= left { u64::MAX } else { 0 };
+        left = if left == u64::MAX { left } else { left.saturating_sub(bytes) };
+        lora::attach(&mut model, checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
+    }
+    if options.merge_lora {
+        lora::merge(&mut model, options.dtype);
     }
     Ok(model)
 }
@@ -195,7 +221,7 @@ pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Resu
 ///
 /// Weights that are missing, left over or of another shape; a vocabulary of another model.
 pub fn load_text_encoder(source: &ModelSource, options: &PipelineOptions) -> Result<FluxTextEncoder> {
-    Ok(source.text.load(&options.load())?)
+    Ok(source.text.load(&options.load_text())?)
 }
 
 /// Loads a pipeline. `observer` hears of each stage, and can stop between them.
@@ -218,7 +244,7 @@ pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Obse
     check_widths(&text, &model, &codec)?;
     let mut pipeline = if options.release_text_encoders {
         drop(text);
-        let text = ReleasedTextEncoder { source: source.text.clone(), options: options.load() };
+        let text = ReleasedTextEncoder { source: source.text.clone(), options: options.load_text() };
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     } else {
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)

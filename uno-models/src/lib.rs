@@ -18,6 +18,7 @@ pub mod components;
 pub mod conditioning;
 mod error;
 pub mod eval;
+pub mod memory;
 pub mod output;
 pub mod picture;
 pub mod pipeline;

@@ -106,6 +106,23 @@ impl Stream {
         }
     }
 
+    /// The layer `name` after `{img,txt}_`.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "mod.lin" => Some(&mut self.modulation),
+            "attn.qkv" => Some(&mut self.attn.qkv),
+            "attn.proj" => Some(&mut self.attn.proj),
+            "mlp.0" => Some(&mut self.mlp_in),
+            "mlp.2" => Some(&mut self.mlp_out),
+            _ => None,
+        }
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 5] {
+        let attn = &mut self.attn;
+        [&mut self.modulation, &mut attn.qkv, &mut attn.proj, &mut self.mlp_in, &mut self.mlp_out]
+    }
+
     fn linears(&self) -> [&Linear; 5] {
         [&self.modulation, &self.attn.qkv, &self.attn.proj, &self.mlp_in, &self.mlp_out]
     }
@@ -135,6 +152,18 @@ impl DoubleStreamBlock {
             txt: Stream::load(w, "txt", config),
             num_heads: config.num_heads,
         }
+    }
+
+    pub(super) fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name.split_once('_')? {
+            ("img", layer) => self.img.linear_mut(layer),
+            ("txt", layer) => self.txt.linear_mut(layer),
+            _ => None,
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.img.linears_mut().into_iter().chain(self.txt.linears_mut()).collect()
     }
 
     /// `img` `[batch, image tokens, hidden]`, `txt` `[batch, text tokens, hidden]`, `vec` `[batch, hidden]` -> `(img, txt)`.
@@ -191,6 +220,19 @@ impl SingleStreamBlock {
             norm: w.at("norm", |w| QkNorm::load(w, config.head_dim())),
             num_heads: config.num_heads,
         }
+    }
+
+    pub(super) fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "modulation.lin" => Some(&mut self.modulation),
+            "linear1" => Some(&mut self.linear1),
+            "linear2" => Some(&mut self.linear2),
+            _ => None,
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        vec![&mut self.modulation, &mut self.linear1, &mut self.linear2]
     }
 
     /// `x` `[batch, text and image tokens, hidden]`, `vec` `[batch, hidden]` -> as `x`.

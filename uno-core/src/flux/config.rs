@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, layout};
 
 /// Dimensions of a FLUX transformer. Defaults are those of FLUX.1-dev.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +55,12 @@ impl FluxConfig {
     ///
     /// A tensor that tells a dimension is missing or has another rank, or the dimensions do not fit together.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::flux);
         let matrix = |name: &str| -> Result<[usize; 2]> {
             let shape = checkpoint.shape(name).ok_or_else(|| {
                 Error::format(
                     checkpoint.path(),
-                    format!("is no FLUX transformer in its original layout: tensor {name} is missing"),
+                    format!("is no FLUX transformer in a layout that is known: tensor {name} is missing"),
                 )
             })?;
             shape.try_into().map_err(|_| {

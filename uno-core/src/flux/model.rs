@@ -8,7 +8,7 @@ use super::{DoubleStreamBlock, FluxConfig, Rope, SingleStreamBlock};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Prefetch, layer_norm_plain, reading_ahead};
 use crate::traits::{VelocityInput, VelocityModel};
-use crate::weights::{Checkpoint, LoadOptions, Weights, load};
+use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// `in_layer`, SiLU, `out_layer`: from an embedding to the conditioning vector.
 #[derive(Module, Debug)]
@@ -22,6 +22,14 @@ impl MlpEmbedder {
         Self {
             in_layer: w.at("in_layer", |w| Linear::load(w, [input, hidden])),
             out_layer: w.at("out_layer", |w| Linear::load(w, [hidden, hidden])),
+        }
+    }
+
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "in_layer" => Some(&mut self.in_layer),
+            "out_layer" => Some(&mut self.out_layer),
+            _ => None,
         }
     }
 
@@ -61,12 +69,13 @@ pub struct Flux {
 }
 
 impl Flux {
-    /// Loads the transformer from a checkpoint in its original layout; all dimensions come from the tensors' shapes.
+    /// Loads the transformer from a checkpoint in any layout that is known (see [`layout`]); all dimensions come from the tensors' shapes.
     ///
     /// # Errors
     ///
     /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::flux);
         let config = FluxConfig::detect(checkpoint)?;
         load(checkpoint, "a FLUX transformer", options, |_| false, |w| Ok(Self::build(w, config)))
     }
@@ -99,6 +108,44 @@ impl Flux {
     /// Dimensions.
     pub fn config(&self) -> &FluxConfig {
         &self.config
+    }
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    pub fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let mut parts = name.splitn(3, '.');
+        match (parts.next()?, parts.next(), parts.next()) {
+            ("img_in", None, _) => Some(&mut self.img_in),
+            ("txt_in", None, _) => Some(&mut self.txt_in),
+            ("time_in", Some(layer), None) => self.time_in.linear_mut(layer),
+            ("vector_in", Some(layer), None) => self.vector_in.linear_mut(layer),
+            ("guidance_in", Some(layer), None) => self.guidance_in.as_mut()?.linear_mut(layer),
+            ("final_layer", Some("linear"), None) => Some(&mut self.final_layer.linear),
+            ("final_layer", Some("adaLN_modulation"), Some("1")) => {
+                Some(&mut self.final_layer.ada_ln_modulation)
+            }
+            ("double_blocks", Some(i), Some(layer)) => {
+                self.double_blocks.get_mut(i.parse::<usize>().ok()?)?.linear_mut(layer)
+            }
+            ("single_blocks", Some(i), Some(layer)) => {
+                self.single_blocks.get_mut(i.parse::<usize>().ok()?)?.linear_mut(layer)
+            }
+            _ => None,
+        }
+    }
+
+    /// All linear layers that may hold LoRA branches.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let embedders = [Some(&mut self.time_in), Some(&mut self.vector_in), self.guidance_in.as_mut()];
+        let outer = [
+            &mut self.img_in,
+            &mut self.txt_in,
+            &mut self.final_layer.linear,
+            &mut self.final_layer.ada_ln_modulation,
+        ];
+        let embedders = embedders.into_iter().flatten().flat_map(|e| [&mut e.in_layer, &mut e.out_layer]);
+        let double = self.double_blocks.iter_mut().flat_map(DoubleStreamBlock::linears_mut);
+        let single = self.single_blocks.iter_mut().flat_map(SingleStreamBlock::linears_mut);
+        outer.into_iter().chain(embedders).chain(double).chain(single)
     }
 
     /// Where the model computes.

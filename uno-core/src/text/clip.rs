@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, quick_gelu, split_heads};
-use crate::weights::{Checkpoint, LoadOptions, Weights, load};
+use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Activation of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,7 @@ impl ClipTextConfig {
     ///
     /// A tensor that tells a dimension is missing or has another rank; settings that are no JSON or do not fit.
     pub fn detect(checkpoint: &Checkpoint, config_json: Option<&[u8]>) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::clip);
         let matrix = |name: &str| -> Result<[usize; 2]> {
             checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
                 let reason = format!("is no CLIP text encoder: tensor {name} is missing or no matrix");
@@ -213,6 +214,7 @@ impl ClipTextEncoder {
     ///
     /// As [`ClipTextEncoder::load`].
     pub fn load_with(checkpoint: &Checkpoint, config: ClipTextConfig, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::clip);
         let ignore = |key: &str| {
             key.starts_with("vision_model.")
                 || key == "text_model.embeddings.position_ids"

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::{Embedding, Linear, Prefetch, RmsNorm, attention, join_heads, reading_ahead, split_heads};
-use crate::weights::{Checkpoint, LoadOptions, Weights, load};
+use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,7 @@ impl T5Config {
     ///
     /// A tensor that tells a dimension is missing or has another rank, or heads that do not divide their width.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::t5);
         let matrix = |name: &str| -> Result<[usize; 2]> {
             checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
                 let reason = format!("is no T5 encoder: tensor {name} is missing or no matrix");
@@ -171,10 +172,14 @@ impl T5Encoder {
     ///
     /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::t5);
         let config = T5Config::detect(checkpoint)?;
         let embedding = embedding_key(checkpoint);
         let ignore = |key: &str| {
-            key.starts_with("decoder.") || key == "lm_head.weight" || key == "encoder.embed_tokens.weight"
+            key.starts_with("decoder.")
+                || key == "lm_head.weight"
+                || key == "logit_scale"
+                || key == "encoder.embed_tokens.weight"
         };
         load(checkpoint, "a T5 encoder", options, ignore, |w| {
             let bias_shape = [config.relative_attention_num_buckets, config.num_heads];

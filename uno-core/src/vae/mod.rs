@@ -15,7 +15,7 @@ pub use encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, latent_noise};
 use crate::traits::LatentCodec;
-use crate::weights::{Checkpoint, LoadOptions, load};
+use crate::weights::{Checkpoint, LoadOptions, layout, load};
 
 /// Latents are scaled and shifted to about unit variance and zero mean (FLUX `util.py`, all variants).
 const SCALE_FACTOR: f64 = 0.3611;
@@ -44,12 +44,13 @@ impl AutoEncoderConfig {
     ///
     /// A tensor that tells a dimension is missing or has another rank, or a width that 32 groups do not divide.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::autoencoder);
         let kernel = |name: &str| -> Result<[usize; 4]> {
             let shape = checkpoint.shape(name);
             shape.and_then(|s| s.try_into().ok()).ok_or_else(|| {
                 Error::format(
                     checkpoint.path(),
-                    format!("is no FLUX autoencoder in its original layout: tensor {name} is missing or no 2D kernel"),
+                    format!("is no FLUX autoencoder in a layout that is known: tensor {name} is missing or no 2D kernel"),
                 )
             })
         };
@@ -109,6 +110,7 @@ impl AutoEncoder {
     ///
     /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = &*checkpoint.arranged(layout::autoencoder);
         let config = AutoEncoderConfig::detect(checkpoint)?;
         let options = options.clone().with_dtype(FloatDType::F32);
         load(

@@ -1,5 +1,6 @@
 //! Opening safetensors and GGUF files: one file, shards with an index, or bytes in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -8,6 +9,7 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
+use super::layout::{Arrangement, Recipe};
 use super::mapped::Window;
 use super::{StorageDtype, StoredTensor, gguf, scales};
 use crate::error::{Error, Result};
@@ -132,6 +134,14 @@ impl Checkpoint {
         Self { path: name.into(), tensors, fingerprint: String::new() }
     }
 
+    /// A checkpoint of tensors made elsewhere; `name` stands for its path in messages.
+    pub fn from_tensors(
+        name: impl Into<PathBuf>,
+        tensors: impl IntoIterator<Item = (String, StoredTensor)>,
+    ) -> Self {
+        Self { path: name.into(), tensors: tensors.into_iter().collect(), fingerprint: String::new() }
+    }
+
     /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
     /// `flux-dev-fp8`. Weights that are e4m3 already stay where they are.
     pub fn to_e4m3(&self) -> Self {
@@ -148,6 +158,38 @@ impl Checkpoint {
             (name.clone(), if tensor.is_read() { f(tensor) } else { tensor.clone() })
         };
         Self { tensors: self.tensors.iter().map(changed).collect(), ..self.clone() }
+    }
+
+    /// The checkpoint under our names, made by one of the functions of [`layout`](super::layout); itself if it needs nothing.
+    pub fn arranged(
+        &self,
+        arrange: impl FnOnce(&[(String, Vec<usize>)]) -> Option<Arrangement>,
+    ) -> Cow<'_, Self> {
+        let names: Vec<_> = self.tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
+        let Some(arrangement) = arrange(&names) else { return Cow::Borrowed(self) };
+        // What cannot be done is left out here, and then reported as missing by the loader.
+        let tensors = arrangement
+            .recipes
+            .into_iter()
+            .filter_map(|(name, recipe)| Some((name, self.follow(&recipe)?)))
+            .collect();
+        Cow::Owned(Self { tensors, path: self.path.clone(), fingerprint: self.fingerprint.clone() })
+    }
+
+    fn follow(&self, recipe: &Recipe) -> Option<StoredTensor> {
+        let get = |name: &String| self.tensors.get(name).cloned();
+        match recipe {
+            Recipe::Take(name) => get(name),
+            Recipe::JoinRows(names) => {
+                StoredTensor::join_rows(&names.iter().map(get).collect::<Option<Vec<_>>>()?)
+            }
+            Recipe::SwapHalves(name) => get(name)?.with_swapped_halves(),
+            Recipe::AsKernel(name) => {
+                let tensor = get(name)?;
+                let shape = [tensor.shape(), &[1, 1]].concat();
+                tensor.reshaped(shape)
+            }
+        }
     }
 
     /// Where the tensors come from.
@@ -188,6 +230,19 @@ impl Checkpoint {
             n => Some((name.clone(), n)),
         };
         self.tensors.iter().filter_map(count).collect()
+    }
+
+    /// The format of most of its bytes, in words for people: `BF16`, `Q4_K`; with `cast to F8_E4M3` if it is.
+    pub fn storage(&self) -> String {
+        let mut bytes = BTreeMap::<String, usize>::new();
+        for tensor in self.tensors.values() {
+            let words = match tensor.is_rounded() {
+                true => format!("{} as F8_E4M3", tensor.dtype()),
+                false => tensor.dtype().to_string(),
+            };
+            *bytes.entry(words).or_default() += tensor.byte_len();
+        }
+        bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or_else(String::new, |(words, _)| words)
     }
 
     /// Total bytes of all tensors as stored.

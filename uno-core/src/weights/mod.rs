@@ -11,6 +11,7 @@ mod checkpoint;
 mod dtype;
 pub mod ggml;
 mod gguf;
+pub mod layout;
 mod loader;
 mod mapped;
 mod matmul;

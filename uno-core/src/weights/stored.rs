@@ -90,6 +90,11 @@ impl StoredTensor {
         self.segments.len() != 1 || self.segments.iter().any(|s| s.rounded || !matches!(s.scale, Scale::One))
     }
 
+    /// Whether its numbers pass through e4m3 when they are expanded.
+    pub fn is_rounded(&self) -> bool {
+        self.segments.iter().any(|s| s.rounded)
+    }
+
     /// Dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -238,6 +243,13 @@ impl StoredTensor {
         Some(Self { shape, segments, streamed: self.streamed })
     }
 
+    /// The second half of the rows, then the first; `None` if their number is odd.
+    pub fn with_swapped_halves(&self) -> Option<Self> {
+        let rows = self.rows_count();
+        let half = rows.is_multiple_of(2).then_some(rows / 2)?;
+        Self::join_rows(&[self.slice_rows(half..rows)?, self.slice_rows(0..half)?])
+    }
+
     /// The same numbers under another shape; `None` if it holds another number of them, or rows would tear blocks.
     pub fn reshaped(&self, shape: Vec<usize>) -> Option<Self> {
         let numbers = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
@@ -296,7 +308,7 @@ impl StoredTensor {
         }
     }
 
-    pub(super) fn is_header_only(&self) -> bool {
+    pub(crate) fn is_header_only(&self) -> bool {
         self.segments.iter().any(|s| s.bytes.is_none())
     }
 

@@ -35,6 +35,7 @@ pub fn embedded() -> Result<ModelSource> {
         model_type: EMBEDDED.into(),
         dit: open("flux1-dev.safetensors", embedded!("flux1-dev.safetensors"))?,
         ae: open("ae.safetensors", embedded!("ae.safetensors"))?,
+        more_loras: Vec::new(),
         lora: Some(open("dit_lora.safetensors", embedded!("dit_lora.safetensors"))?),
         text: TextSource {
             t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,

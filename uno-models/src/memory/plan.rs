@@ -1,0 +1,406 @@
+//! What stays in memory, what is streamed, and how much that takes.
+
+use std::fmt;
+use std::time::Instant;
+
+use burn::tensor::{Device, Distribution, Tensor};
+use uno_core::flux::FluxConfig;
+use uno_core::text::{T5_LENGTH, T5Config};
+use uno_core::vae::AutoEncoderConfig;
+use uno_core::weights::Checkpoint;
+
+use super::{Budget, gib, measure};
+use crate::components::{ModelSource, PipelineOptions};
+use crate::error::{Error, Result};
+
+/// How large a request is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Geometry {
+    /// Width and height of the pictures, in pixels.
+    pub size: (usize, usize),
+    /// Width and height of each reference as the model sees it.
+    pub references: Vec<(usize, usize)>,
+    /// Pictures that are computed together.
+    pub batch: usize,
+}
+
+impl Geometry {
+    /// One picture of this size without references.
+    pub fn new(width: usize, height: usize) -> Self {
+        Self { size: (width, height), references: Vec::new(), batch: 1 }
+    }
+
+    /// The same with references of these sizes.
+    pub fn with_references(mut self, references: Vec<(usize, usize)>) -> Self {
+        self.references = references;
+        self
+    }
+
+    /// The same with so many pictures together.
+    pub fn with_batch(mut self, batch: usize) -> Self {
+        self.batch = batch.max(1);
+        self
+    }
+
+    /// Tokens that the transformer sees: text, picture and references.
+    pub fn tokens(&self) -> usize {
+        let of = |(width, height): &(usize, usize)| (width / 16) * (height / 16);
+        T5_LENGTH + of(&self.size) + self.references.iter().map(of).sum::<usize>()
+    }
+}
+
+/// One stage of a generation, and the memory that is expected at its peak.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phase {
+    /// Its name, as observers hear it.
+    pub name: &'static str,
+    /// Bytes, everything that is in memory at that time included.
+    pub peak: u64,
+}
+
+/// How a model is fitted into memory.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The bound, in bytes.
+    pub budget: u64,
+    /// Where the bound comes from, in words.
+    pub budget_from: String,
+    /// Parts with their storage formats and bytes on disk.
+    pub parts: Vec<(&'static str, String, u64)>,
+    /// Bytes of the transformer and its LoRAs that stay in memory.
+    pub resident_bytes: u64,
+    /// Bytes of the transformer and its LoRAs that are read from disk at every step.
+    pub streamed_bytes: u64,
+    /// Whether the text encoders are streamed.
+    pub stream_text_encoders: bool,
+    /// Side of the autoencoder's tiles in latents; `None`: in one piece, and exact.
+    pub vae_tile: Option<usize>,
+    /// Whether LoRAs are merged into the weights.
+    pub merge_lora: bool,
+    /// Each stage with its expected peak.
+    pub phases: Vec<Phase>,
+    /// Expected seconds per step, if it was estimated.
+    pub seconds_per_step: Option<f64>,
+}
+
+/// Tiles that are tried, in latents per side, the largest first.
+const TILES: [usize; 4] = [96, 64, 48, 32];
+/// Below this many bytes on disk, a model takes no time to plan for.
+const SMALL: u64 = 256 << 20;
+
+impl Plan {
+    /// Fits `source` and a request of this size into `budget`, on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// It cannot fit: with the numbers, and with what would.
+    pub fn make(source: &ModelSource, geometry: &Geometry, budget: Budget, merge_lora: bool) -> Result<Self> {
+        let (budget, budget_from) = budget.resolve();
+        let need = Need::of(source, geometry, merge_lora)?;
+        let mut plan = Self {
+            budget,
+            budget_from,
+            parts: parts(source),
+            resident_bytes: u64::MAX,
+            streamed_bytes: 0,
+            stream_text_encoders: false,
+            vae_tile: None,
+            merge_lora,
+            phases: need.phases(need.matrices, false, None),
+            seconds_per_step: None,
+        };
+        if plan.peak() > budget {
+            plan.shrink(&need)?;
+        }
+        plan.seconds_per_step = need.seconds_per_step(geometry, plan.streamed_bytes);
+        Ok(plan)
+    }
+
+    /// Gives up residence step by step: text encoders first, which are used once per prompt, then as much of the transformer
+    /// as it takes, then the autoencoder's exactness.
+    fn shrink(&mut self, need: &Need) -> Result<()> {
+        self.stream_text_encoders = true;
+        let peak = |phases: &[Phase]| phases.iter().map(|phase| phase.peak).max().unwrap_or(0);
+        let tiles = std::iter::once(None).chain(TILES.into_iter().map(Some));
+        let fitting = tiles.into_iter().find(|tile| peak(&need.phases(0, true, *tile)) <= self.budget);
+        let Some(tile) = fitting else { return Err(self.refusal(need)) };
+        self.vae_tile = tile;
+        // What stays in memory adds to every stage from denoising on.
+        let room = self.budget - peak(&need.phases(0, true, tile));
+        // A little is left free: allocators keep what they were given for a while.
+        let resident = (room / 20 * 19).min(need.matrices);
+        self.resident_bytes = if resident == need.matrices { u64::MAX } else { resident };
+        self.streamed_bytes = need.matrices - resident;
+        self.phases = need.phases(resident, true, tile);
+        Ok(())
+    }
+
+    fn refusal(&self, need: &Need) -> Error {
+        let least = need.phases(0, true, TILES.last().copied());
+        let worst = least.iter().max_by_key(|phase| phase.peak);
+        let (name, peak) = worst.map_or(("nothing", 0), |phase| (phase.name, phase.peak));
+        let remedy = if need.merge_lora {
+            "do not merge the LoRA, or give more memory"
+        } else {
+            "give more memory, or ask for a smaller picture, fewer or smaller references, or a smaller batch"
+        };
+        Error::request(
+            "memory",
+            gib(self.budget),
+            format!(
+                "at least {}: that is what {name} takes, with all weights streamed from disk and the autoencoder in tiles; {remedy}",
+                gib(peak)
+            ),
+        )
+    }
+
+    /// The highest expected peak of all stages.
+    pub fn peak(&self) -> u64 {
+        self.phases.iter().map(|phase| phase.peak).max().unwrap_or(0)
+    }
+
+    /// Lets a pipeline be loaded as planned.
+    pub fn apply(&self, options: &mut PipelineOptions) {
+        options.resident_bytes = self.resident_bytes;
+        options.stream_text_encoders = self.stream_text_encoders;
+        options.vae_tile = self.vae_tile;
+        options.merge_lora = self.merge_lora;
+    }
+
+    /// Whether the model is so small that nobody needs to read its plan.
+    pub fn is_trivial(&self) -> bool {
+        self.parts.iter().map(|(_, _, bytes)| bytes).sum::<u64>() < SMALL
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "memory: {} ({})", gib(self.budget), self.budget_from)?;
+        for (name, storage, bytes) in &self.parts {
+            let how = match *name {
+                "text encoders" if self.stream_text_encoders => "streamed from disk at each prompt",
+                "transformer" | "LoRA" if self.streamed_bytes == 0 => {
+                    if self.merge_lora { "merged, in memory" } else { "in memory" }
+                }
+                "transformer" | "LoRA" if self.resident_bytes == 0 => "streamed from disk at each step",
+                "transformer" | "LoRA" => "streamed in part",
+                "autoencoder" if self.vae_tile.is_some() => "in overlapping tiles (an approximation)",
+                _ => "in memory",
+            };
+            writeln!(f, "  {name:<14} {:>10}  {storage:<12} {how}", gib(*bytes))?;
+        }
+        if self.streamed_bytes > 0 {
+            let stays = if self.resident_bytes == u64::MAX { 0 } else { self.resident_bytes };
+            writeln!(f, "  of transformer and LoRA {} stay, {} are read at each step", gib(stays), gib(self.streamed_bytes))?;
+        }
+        write!(f, "expected peak: {} (", gib(self.peak()))?;
+        for (i, phase) in self.phases.iter().enumerate() {
+            write!(f, "{}{} {}", if i == 0 { "" } else { ", " }, phase.name, gib(phase.peak))?;
+        }
+        write!(f, ")")?;
+        match self.seconds_per_step {
+            Some(seconds) => write!(f, "; about {seconds:.0} s per step"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parts(source: &ModelSource) -> Vec<(&'static str, String, u64)> {
+    let bytes = |c: &Checkpoint| c.byte_len() as u64;
+    let mut parts = vec![
+        ("transformer", source.dit.storage(), bytes(&source.dit)),
+        ("text encoders", source.text.t5.storage(), bytes(&source.text.t5) + bytes(&source.text.clip)),
+        ("autoencoder", source.ae.storage(), bytes(&source.ae)),
+    ];
+    let loras = source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora));
+    parts.extend(loras.map(|lora| ("LoRA", lora.storage(), bytes(lora))));
+    parts
+}
+
+/// What the parts of a model take, in bytes.
+struct Need {
+    /// What the process takes before anything is loaded.
+    base: u64,
+    /// Matrices of the transformer and its LoRAs.
+    matrices: u64,
+    /// The largest of them, which is in memory while it is used.
+    largest: u64,
+    /// Everything that is expanded when it is loaded: biases, norms.
+    small: u64,
+    text: u64,
+    largest_text: u64,
+    encoder: u64,
+    decoder: u64,
+    text_activations: u64,
+    step_activations: u64,
+    encode_activations: u64,
+    autoencoder: AutoEncoderConfig,
+    size: (usize, usize),
+    merge_lora: bool,
+    flops: f64,
+    has_references: bool,
+}
+
+impl Need {
+    fn of(source: &ModelSource, geometry: &Geometry, merge_lora: bool) -> Result<Self> {
+        let flux = FluxConfig::detect(&source.dit)?;
+        let t5 = T5Config::detect(&source.text.t5)?;
+        let autoencoder = AutoEncoderConfig::detect(&source.ae)?;
+        let loras: Vec<&Checkpoint> =
+            source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
+        let mut matrices = matrix_bytes(&source.dit);
+        let mut largest = largest(&source.dit);
+        if merge_lora && !loras.is_empty() {
+            // Nearly all matrices are adapted and then held in f32; those that are not are counted too.
+            matrices = 4 * matrix_numbers(&source.dit);
+            largest *= 4;
+        } else {
+            matrices += loras.iter().map(|lora| matrix_bytes(lora)).sum::<u64>();
+        }
+        let part = |prefix: &str| {
+            let of_part = source.ae.tensors().iter().filter(|(name, _)| name.contains(prefix));
+            of_part.map(|(_, t)| 4 * t.len() as u64).sum::<u64>()
+        };
+        let encode = |&(width, height): &(usize, usize)| autoencoder.encode_peak_bytes(width, height) as u64;
+        Ok(Self {
+            base: measure::resident().unwrap_or(0),
+            matrices,
+            largest,
+            small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
+            text: matrix_bytes(&source.text.t5) + matrix_bytes(&source.text.clip),
+            largest_text: largest_linear(&source.text.t5),
+            encoder: part("encoder"),
+            decoder: part("decoder"),
+            text_activations: text_activations(&t5, geometry.batch),
+            step_activations: step_activations(&flux, geometry),
+            encode_activations: geometry.references.iter().map(encode).max().unwrap_or(0),
+            autoencoder,
+            size: geometry.size,
+            merge_lora,
+            flops: flops(&flux, geometry, if merge_lora { &[] } else { &loras }),
+            has_references: !geometry.references.is_empty(),
+        })
+    }
+
+    /// The stages with their peaks, if `resident` bytes of matrices stay.
+    fn phases(&self, resident: u64, stream_text: bool, tile: Option<usize>) -> Vec<Phase> {
+        let (width, height) = self.size;
+        let side = tile.map_or(usize::MAX, |tile| tile.saturating_mul(self.autoencoder.downsampling()));
+        let decode = self.autoencoder.decode_peak_bytes(width.min(side), height.min(side)) as u64;
+        let decode = decode + if tile.is_some() { (width * height * 24) as u64 } else { 0 };
+        let mut standing = self.base + self.small;
+        let mut phases = Vec::new();
+        if self.has_references {
+            standing += self.encoder;
+            phases.push(Phase { name: "encoding references", peak: standing + self.encode_activations });
+        }
+        let window = if stream_text { self.largest_text } else { self.text };
+        phases.push(Phase { name: "encoding prompts", peak: standing + window + self.text_activations });
+        standing += if stream_text { 0 } else { self.text };
+        let window = if resident < self.matrices { self.largest } else { 0 };
+        // A pipeline that is kept has its transformer in memory at every later prompt.
+        phases.push(Phase { name: "denoising", peak: standing + resident + window + self.step_activations });
+        phases.push(Phase { name: "decoding", peak: standing + resident + self.decoder + decode });
+        phases
+    }
+
+    /// From a short product on this machine, and the number of them in a step.
+    fn seconds_per_step(&self, geometry: &Geometry, streamed: u64) -> Option<f64> {
+        if self.matrices < SMALL {
+            return None;
+        }
+        let rate = products_per_second();
+        // Of a step at full size, products are nearly all; the rest is normalization, activation and copying.
+        let rest = 1.12;
+        // Reading a file that the system caches is a copy; else the disk decides, which is not measured here.
+        let reading = streamed as f64 / 4e9;
+        Some(geometry.batch as f64 * self.flops / rate * rest + reading)
+    }
+}
+
+/// Matrices are kept as stored; everything else is expanded at load time.
+fn is_matrix(shape: &[usize]) -> bool {
+    shape.len() == 2
+}
+
+fn matrix_bytes(checkpoint: &Checkpoint) -> u64 {
+    let tensors = checkpoint.tensors().values().filter(|t| is_matrix(t.shape()));
+    tensors.map(|t| t.byte_len() as u64).sum()
+}
+
+fn matrix_numbers(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().values().filter(|t| is_matrix(t.shape())).map(|t| t.len() as u64).sum()
+}
+
+fn small_bytes(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().values().filter(|t| !is_matrix(t.shape())).map(|t| 4 * t.len() as u64).sum()
+}
+
+fn largest(checkpoint: &Checkpoint) -> u64 {
+    let tensors = checkpoint.tensors().values().filter(|t| is_matrix(t.shape()));
+    tensors.map(|t| t.byte_len() as u64).max().unwrap_or(0)
+}
+
+/// The largest matrix but for embeddings, of which only rows are read.
+fn largest_linear(checkpoint: &Checkpoint) -> u64 {
+    let is_table = |name: &str| name.contains("embed") || name.contains("embd") || name.contains("shared");
+    let linears = checkpoint.tensors().iter().filter(|(name, t)| is_matrix(t.shape()) && !is_table(name));
+    linears.map(|(_, t)| t.byte_len() as u64).max().unwrap_or(0)
+}
+
+/// Activations of one transformer block at its peak, in f32: measured (docs/memory.md), in numbers per token.
+fn step_activations(config: &FluxConfig, geometry: &Geometry) -> u64 {
+    let (hidden, mlp) = (config.hidden_size as u64, config.mlp_hidden as u64);
+    let tokens = (geometry.tokens() * geometry.batch) as u64;
+    4 * tokens * (STEP_HIDDEN * hidden + STEP_MLP * mlp) + SCRATCH
+}
+
+/// Widths of the stream, and of its MLP, that a block holds per token at its peak.
+const STEP_HIDDEN: u64 = 8;
+const STEP_MLP: u64 = 4;
+/// Expanded tiles of weights, and what the allocator keeps.
+const SCRATCH: u64 = 48 << 20;
+
+/// Activations of one T5 block at its peak.
+fn text_activations(config: &T5Config, batch: usize) -> u64 {
+    let tokens = T5_LENGTH as u64;
+    let scores = config.num_heads as u64 * tokens * tokens;
+    let widths = 6 * config.d_model as u64 + 5 * config.d_ff as u64;
+    4 * (3 * scores + tokens * widths) + (batch as u64 * tokens * config.d_model as u64 * 4) + SCRATCH
+}
+
+/// Floating point operations of one step for one picture (2 per multiplication and addition).
+fn flops(config: &FluxConfig, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
+    let (hidden, mlp) = (config.hidden_size as f64, config.mlp_hidden as f64);
+    let tokens = geometry.tokens() as f64;
+    let per_block = 2.0 * tokens * (4.0 * hidden * hidden + 2.0 * hidden * mlp) + 4.0 * tokens * tokens * hidden;
+    let blocks = (config.depth + config.depth_single_blocks) as f64;
+    let beside: f64 = loras.iter().map(|lora| 2.0 * tokens * matrix_numbers(lora) as f64).sum();
+    // In double blocks a LoRA has a copy for text and one for the picture, each for its own tokens.
+    let beside = beside * if config.depth > 0 { 0.75 } else { 1.0 };
+    blocks * per_block + beside
+}
+
+/// How fast this machine multiplies, measured in a tenth of a second.
+fn products_per_second() -> f64 {
+    #[cfg(feature = "flex")]
+    {
+        let device = Device::flex();
+        let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
+        let (a, b) = (random([512, 2048]), random([2048, 2048]));
+        // The first one wakes threads and caches.
+        let _ = a.clone().matmul(b.clone()).into_data();
+        let start = Instant::now();
+        for _ in 0..4 {
+            let _ = a.clone().matmul(b.clone()).into_data();
+        }
+        4.0 * 2.0 * 512.0 * 2048.0 * 2048.0 / start.elapsed().as_secs_f64().max(1e-6)
+    }
+    #[cfg(not(feature = "flex"))]
+    {
+        let _: Option<(Device, Distribution, Tensor<1>, Instant)> = None;
+        1e11
+    }
+}
