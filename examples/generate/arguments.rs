@@ -14,6 +14,7 @@ use uno_core::weights::Checkpoint;
 use uno_models::Request;
 use uno_models::checkpoint::ModelType;
 use uno_models::eval::Shard;
+use uno_models::memory::Budget;
 use uno_models::request::{MAX_SIDE, MULTIPLE, NoiseDtype};
 use uno_models::unope::UnoPe;
 
@@ -104,7 +105,11 @@ pub struct Arguments {
     /// Factor on UNO's LoRA; 0 is plain FLUX
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Model")]
     pub lora_scale: f64,
-    /// Merge the LoRA into the weights: faster steps, more memory
+    /// A further LoRA (XLabs, kohya, diffusers or PEFT keys), with its factor after an @: style.safetensors@0.8; may be given
+    /// several times
+    #[arg(long, num_args = 1, value_name = "FILE[@SCALE]", help_heading = "Model")]
+    pub add_lora: Vec<AddedLora>,
+    /// Merge the LoRAs into the weights: faster steps, more memory
     #[arg(long, help_heading = "Model")]
     pub merge_lora: bool,
     /// Fetch what is missing from the Hugging Face hub (up to 37 GB, kept in HF_HOME)
@@ -120,8 +125,12 @@ pub struct Arguments {
     /// Number format of transformer and text encoders; by default f32 on the CPU, bf16 on CUDA, f16 on other GPUs
     #[arg(long, value_enum, help_heading = "Computation")]
     pub dtype: Option<Dtype>,
-    /// Hold no text encoder between prompts, and weights only in their stored form: less memory, more time
-    #[arg(long, help_heading = "Computation")]
+    /// Most memory to use: a size such as 6GiB, auto (what is free), or least; what stays in memory and what is streamed from
+    /// disk follows from it, and is said before anything is loaded
+    #[arg(long, default_value_t = Budget::Auto, value_name = "SIZE", help_heading = "Computation")]
+    pub memory: Budget,
+    /// As little memory as possible (--memory least); the official option of this name
+    #[arg(long, conflicts_with = "memory", help_heading = "Computation")]
     pub offload: bool,
     /// torch-cuda (the official run on a GPU), torch-cpu, or a safetensors file with one tensor [1, 16, H/8, W/8]
     #[arg(long, default_value = "torch-cuda", value_name = "SOURCE", help_heading = "Computation")]
@@ -207,6 +216,11 @@ impl Noise {
 }
 
 impl Arguments {
+    /// The memory to use.
+    pub fn budget(&self) -> Budget {
+        if self.offload { Budget::Least } else { self.memory }
+    }
+
     /// The request for one prompt, without references.
     pub fn request(&self, prompt: &str, device: &Device) -> Result<Request> {
         let mut request = Request::new(prompt)
@@ -294,4 +308,28 @@ pub fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
             _ => argument,
         })
         .collect()
+}
+
+/// A LoRA file and its factor.
+#[derive(Clone, Debug)]
+pub struct AddedLora {
+    pub path: PathBuf,
+    pub scale: f64,
+}
+
+impl FromStr for AddedLora {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // A file whose own name ends in @ and a number is meant if it is there.
+        let split = text.rsplit_once('@').filter(|_| !Path::new(text).exists());
+        let (path, scale) = match split.map(|(path, scale)| (path, scale.parse::<f64>())) {
+            Some((path, Ok(scale))) => (path, scale),
+            Some((_, Err(_))) if text.ends_with(".safetensors") => (text, 1.0),
+            Some((_, Err(_))) => anyhow::bail!("{text:?}: what follows @ is no number; wanted FILE@0.8"),
+            None => (text, 1.0),
+        };
+        ensure!(!path.is_empty() && scale.is_finite(), "{text:?}: wanted FILE or FILE@SCALE");
+        Ok(Self { path: path.into(), scale })
+    }
 }

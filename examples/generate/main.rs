@@ -14,9 +14,10 @@ use burn::tensor::Device;
 use clap::Parser;
 use uno_core::device;
 use uno_models::eval::{Entry, read_prompts};
+use uno_models::memory::Geometry;
 use uno_models::output::{FileRecord, ReferenceRecord, Settings, concat_horizontally, save};
 use uno_models::picture::{DecodeOptions, Picture};
-use uno_models::preprocess::preprocess_ref;
+use uno_models::preprocess::{default_long_side, preprocess_ref};
 use uno_models::request::Sample;
 use uno_models::{Request, UnoPipeline};
 
@@ -66,13 +67,27 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         let pipeline = match &pipeline {
             Some(loaded) => loaded,
-            None => pipeline.insert(model.load(&bars)?),
+            None => {
+                pipeline.insert(model.load(&largest(&jobs, arguments, &model)?, arguments.budget(), &bars)?)
+            }
         };
         for batch in todo.chunks(arguments.batch_size.get()) {
             generate(pipeline, job, batch, arguments, &bars)?;
         }
     }
     Ok(())
+}
+
+/// The largest request among the jobs: with the most tokens.
+fn largest(jobs: &[Job], arguments: &Arguments, model: &Model) -> Result<Geometry> {
+    let mut largest = Geometry::default();
+    for job in jobs {
+        let geometry = job.geometry(model)?;
+        if geometry.tokens() > largest.tokens() {
+            largest = geometry.with_batch(arguments.batch_size.get().min(job.paths.len()));
+        }
+    }
+    Ok(largest)
 }
 
 /// The pictures of one prompt: they share references and settings, and may be computed together.
@@ -98,6 +113,18 @@ impl Job {
         let mut options = DecodeOptions::default();
         options.apply_exif_orientation = self.exif_orientation;
         self.references.iter().map(|path| Ok(Picture::open(path, &options)?)).collect()
+    }
+
+    /// Sizes of picture and references, without making anything.
+    fn geometry(&self, model: &Model) -> Result<Geometry> {
+        let (width, height) = self.request.validate(model.channels(), model.downsampling())?;
+        let long_side = match self.request.ref_size {
+            Some(side) => side,
+            None => default_long_side(self.references.len()),
+        };
+        let size = |picture: Picture| Ok(uno_models::preprocess::preprocessed_size(&picture, long_side)?);
+        let references = self.open_references()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+        Ok(Geometry::new(width, height).with_references(references))
     }
 
     fn pictures(&self, model: &Model) -> Result<Vec<Planned>> {
@@ -230,7 +257,9 @@ fn generate(
 ) -> Result<()> {
     let samples = batch.iter().map(|planned| planned.sample.clone()).collect();
     let request = Request { samples, references: job.open_references()?, ..job.request.clone() };
+    bars.start_measuring();
     let generation = pipeline.generate(&request, bars)?;
+    bars.say_measured();
     for (generated, planned) in generation.pictures.iter().zip(batch) {
         let picture = if arguments.concat_refs {
             let references = generation.references.iter();

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use burn::tensor::{Device, FloatDType};
 use uno_core::vae::AutoEncoderConfig;
-use uno_core::weights::Storage;
+use uno_core::weights::{Checkpoint, Storage};
 use uno_models::UnoPipeline;
 use uno_models::checkpoint::{CheckpointOptions, EMBEDDED, discover, embedded};
 use uno_models::components::{ModelSource, PipelineOptions, load};
+use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::output::{ModelInfo, ModelRecord, Settings};
 
-use super::arguments::Arguments;
+use super::arguments::{AddedLora, Arguments};
 use super::progress::Bars;
 
 /// A model that was found and opened.
@@ -85,11 +86,14 @@ impl Model {
     }
 
     fn new(
-        source: ModelSource,
+        mut source: ModelSource,
         arguments: &Arguments,
         repeated: Option<&Settings>,
         device: &Device,
     ) -> Result<Self> {
+        for AddedLora { path, scale } in &arguments.add_lora {
+            source.more_loras.push((Checkpoint::open(path)?, *scale));
+        }
         let options = options(arguments, repeated, device)?;
         let info = ModelInfo::new(&source, &options, &arguments.device);
         for record in repeated.iter().flat_map(|settings| &settings.model) {
@@ -125,9 +129,17 @@ impl Model {
         &self.info
     }
 
-    /// Loads the model.
-    pub fn load(&self, bars: &Bars) -> Result<UnoPipeline> {
-        Ok(load(&self.source, &self.options, bars)?)
+    /// Fits the model into the memory that it may use, says how, and loads it. `geometry` is of the largest request.
+    pub fn load(&self, geometry: &Geometry, budget: Budget, bars: &Bars) -> Result<UnoPipeline> {
+        let mut options = self.options.clone();
+        if self.info.device == "cpu" {
+            let plan = Plan::make(&self.source, geometry, budget, options.merge_lora)?;
+            plan.apply(&mut options);
+            if !plan.is_trivial() {
+                bars.say(&plan.to_string());
+            }
+        }
+        Ok(load(&self.source, &options, bars)?)
     }
 }
 
@@ -149,6 +161,6 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
     // The CPU reads weights where they are mapped; a GPU holds them, unless it is to be spared.
     let on_cpu = arguments.device == "cpu";
     options.storage = if on_cpu || arguments.offload { Storage::AsStored } else { Storage::Expanded };
-    options.release_text_encoders = arguments.offload;
+    options.release_text_encoders = arguments.offload && !on_cpu;
     Ok(options)
 }

@@ -3,23 +3,26 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uno_core::traits::{Event, Observer};
 use uno_models::checkpoint::{HubPart, Progress};
+use uno_models::memory;
 use uno_models::output::Settings;
 
 /// A bar on a terminal, lines elsewhere.
 pub struct Bars {
     bar: Mutex<Option<ProgressBar>>,
     json: bool,
+    /// Stages of the generation so far, each with the memory that it took at its peak.
+    peaks: Mutex<Vec<(String, Option<u64>)>>,
 }
 
 impl Bars {
     pub fn new(json: bool) -> Self {
-        Self { bar: Mutex::new(None), json }
+        Self { bar: Mutex::new(None), json, peaks: Mutex::default() }
     }
 
     fn on_terminal() -> bool {
@@ -28,7 +31,7 @@ impl Bars {
 
     /// The running bar, or a new one of `length`.
     fn with_bar(&self, length: u64, template: &str, f: impl FnOnce(&ProgressBar)) {
-        let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bar.get_or_insert_with(|| {
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -38,7 +41,7 @@ impl Bars {
     }
 
     fn end_bar(&self) {
-        let mut bar = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bar) = bar.take() {
             bar.finish_and_clear();
         }
@@ -48,6 +51,34 @@ impl Bars {
     pub fn say(&self, text: &str) {
         self.end_bar();
         eprintln!("{text}");
+    }
+
+    /// Memory counts from here.
+    pub fn start_measuring(&self) {
+        self.peaks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        memory::reset_peak();
+    }
+
+    /// A stage begins; the one before has taken what the system counted since.
+    fn begin_stage(&self, name: &str) {
+        let mut peaks = self.peaks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, peak)) = peaks.last_mut() {
+            *peak = memory::peak();
+        }
+        memory::reset_peak();
+        peaks.push((name.to_owned(), None));
+    }
+
+    /// What the generation took, stage by stage.
+    pub fn say_measured(&self) {
+        let mut peaks = std::mem::take(&mut *self.peaks.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some((_, peak)) = peaks.last_mut() {
+            *peak = memory::peak();
+        }
+        let gib = |bytes: u64| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+        let Some(highest) = peaks.iter().filter_map(|(_, peak)| *peak).max() else { return };
+        let stages = peaks.iter().filter_map(|(name, peak)| Some(format!("{name} {}", gib((*peak)?))));
+        self.say(&format!("measured peak: {} ({})", gib(highest), stages.collect::<Vec<_>>().join(", ")));
     }
 
     /// A picture is on disk.
@@ -71,6 +102,7 @@ impl Observer for Bars {
         match event {
             Event::Stage { name } => {
                 self.end_bar();
+                self.begin_stage(name);
                 eprintln!("{name} ...");
             }
             Event::Notice { text } => self.say(&format!("note: {text}")),

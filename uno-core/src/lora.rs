@@ -261,8 +261,7 @@ mod tests {
     use super::*;
 
     fn matrix(rows: usize, columns: usize) -> StoredTensor {
-        StoredTensor::from_f32(vec![rows, columns], &vec![0.5; rows * columns])
-            .unwrap()
+        StoredTensor::from_f32(vec![rows, columns], &vec![0.5; rows * columns]).unwrap()
     }
 
     fn file(tensors: &[(&str, StoredTensor)]) -> Checkpoint {

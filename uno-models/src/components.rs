@@ -212,7 +212,7 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
 ///
 /// Weights that are missing, left over or of another shape.
 pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Result<AutoEncoder> {
-    Ok(AutoEncoder::load(&source.ae, &options.load())?)
+    Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tile)?)
 }
 
 /// Loads both text encoders.

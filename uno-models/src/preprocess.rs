@@ -21,6 +21,14 @@ pub fn default_long_side(references: usize) -> u32 {
 ///
 /// A picture so elongated that a side falls below 16 pixels.
 pub fn preprocess_ref(picture: &Picture, long_side: u32) -> Result<RgbImage> {
+    let ((new_width, new_height), (crop_width, crop_height)) = sizes(picture, long_side)?;
+    let scaled = resize(picture, new_width, new_height);
+    let (left, top) = ((new_width - crop_width) / 2, (new_height - crop_height) / 2);
+    Ok(image::imageops::crop_imm(&scaled, left, top, crop_width, crop_height).to_image())
+}
+
+/// The scaled size, and the size after cropping.
+fn sizes(picture: &Picture, long_side: u32) -> Result<((u32, u32), (u32, u32))> {
     let (width, height) = picture.size();
     if width == 0 || height == 0 {
         return Err(Error::picture(picture.name(), format!("has no pixels ({width}x{height})")));
@@ -37,9 +45,17 @@ pub fn preprocess_ref(picture: &Picture, long_side: u32) -> Result<RgbImage> {
             ),
         ));
     }
-    let scaled = resize(picture, new_width, new_height);
-    let (left, top) = ((new_width - crop_width) / 2, (new_height - crop_height) / 2);
-    Ok(image::imageops::crop_imm(&scaled, left, top, crop_width, crop_height).to_image())
+    Ok(((new_width, new_height), (crop_width, crop_height)))
+}
+
+/// Width and height that [`preprocess_ref`] gives a picture.
+///
+/// # Errors
+///
+/// As [`preprocess_ref`].
+pub fn preprocessed_size(picture: &Picture, long_side: u32) -> Result<(usize, usize)> {
+    let (_, (width, height)) = sizes(picture, long_side)?;
+    Ok((width as usize, height as usize))
 }
 
 /// `long_side` for the longer side; the other one in proportion, rounded down in f64 as in Python.

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
 use super::AutoEncoderConfig;
-use super::blocks::{Conv2d, GroupNorm, Mid, ResnetBlock};
+use super::blocks::{Mid, ResnetBlock};
+use super::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 
 /// The decoder half of the autoencoder.
@@ -40,38 +40,31 @@ impl Decoder {
                 Up {
                     block: block.collect(),
                     upsample: (level > 0)
-                        .then(|| w.at("upsample.conv", |w| Conv2d::same(w, [output, output]))),
+                        .then(|| w.at("upsample.conv", |w| Conv2d::load(w, [output, output]))),
                 }
             })
         });
         let mut up: Vec<Up> = levels.collect();
         up.reverse();
         Self {
-            conv_in: w.at("conv_in", |w| Conv2d::same(w, [config.latent_channels, deepest])),
+            conv_in: w.at("conv_in", |w| Conv2d::load(w, [config.latent_channels, deepest])),
             mid: w.at("mid", |w| Mid::load(w, deepest)),
             up,
             norm_out: w.at("norm_out", |w| GroupNorm::load(w, input)),
-            conv_out: w.at("conv_out", |w| Conv2d::same(w, [input, 3])),
+            conv_out: w.at("conv_out", |w| Conv2d::load(w, [input, 3])),
         }
     }
 
-    /// `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`.
-    pub(super) fn forward(&self, z: Tensor<4>) -> Tensor<4> {
-        let mut h = self.mid.forward(self.conv_in.forward(z));
+    /// `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`, in strips of at most `budget` bytes.
+    pub(super) fn forward(&self, z: Tensor<4>, budget: usize) -> Tensor<4> {
+        let mut h = self.mid.forward(self.conv_in.same(z, None, budget), budget);
         for level in self.up.iter().rev() {
-            h = level.block.iter().fold(h, |h, block| block.forward(h));
+            h = level.block.iter().fold(h, |h, block| block.forward(h, budget));
             if let Some(upsample) = &level.upsample {
-                h = upsample.forward(double_size(h));
+                h = upsample.doubling(h, budget);
             }
         }
-        self.conv_out.forward(silu(self.norm_out.forward(h)))
+        let activation = self.norm_out.then_silu(&h, budget);
+        self.conv_out.same(h, Some(&activation), budget)
     }
-}
-
-/// Every pixel becomes 2x2 of its kind. `[batch, C, H, W]` -> `[batch, C, 2 H, 2 W]`.
-fn double_size(x: Tensor<4>) -> Tensor<4> {
-    let [batch, channels, height, width] = x.dims();
-    x.reshape([batch * channels, height, 1, width, 1])
-        .expand([batch * channels, height, 2, width, 2])
-        .reshape([batch, channels, 2 * height, 2 * width])
 }

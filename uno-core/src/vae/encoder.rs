@@ -2,11 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
-use burn::tensor::ops::PadMode;
 
 use super::AutoEncoderConfig;
-use super::blocks::{Conv2d, GroupNorm, Mid, ResnetBlock};
+use super::blocks::{Mid, ResnetBlock};
+use super::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 
 /// The encoder half of the autoencoder.
@@ -41,30 +40,31 @@ impl Encoder {
                 Down {
                     block: block.collect(),
                     downsample: (level + 1 < levels)
-                        .then(|| w.at("downsample.conv", |w| Conv2d::halving(w, output))),
+                        .then(|| w.at("downsample.conv", |w| Conv2d::load(w, [output, output]))),
                 }
             })
         });
         let down = down.collect();
         Self {
-            conv_in: w.at("conv_in", |w| Conv2d::same(w, [3, config.base_channels])),
+            conv_in: w.at("conv_in", |w| Conv2d::load(w, [3, config.base_channels])),
             down,
             mid: w.at("mid", |w| Mid::load(w, input)),
             norm_out: w.at("norm_out", |w| GroupNorm::load(w, input)),
-            conv_out: w.at("conv_out", |w| Conv2d::same(w, [input, 2 * config.latent_channels])),
+            conv_out: w.at("conv_out", |w| Conv2d::load(w, [input, 2 * config.latent_channels])),
         }
     }
 
-    /// `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`: mean, then log-variance.
-    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut h = self.conv_in.forward(x);
+    /// `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`: mean, then log-variance, in strips of at most `budget` bytes.
+    pub(super) fn forward(&self, x: Tensor<4>, budget: usize) -> Tensor<4> {
+        let mut h = self.conv_in.same(x, None, budget);
         for level in &self.down {
-            h = level.block.iter().fold(h, |h, block| block.forward(h));
+            h = level.block.iter().fold(h, |h, block| block.forward(h, budget));
             if let Some(downsample) = &level.downsample {
-                // A row and a column of zeros on the right and bottom only.
-                h = downsample.forward(h.pad((0, 1, 0, 1), PadMode::Constant(0.0)));
+                h = downsample.halving(h, budget);
             }
         }
-        self.conv_out.forward(silu(self.norm_out.forward(self.mid.forward(h))))
+        let h = self.mid.forward(h, budget);
+        let activation = self.norm_out.then_silu(&h, budget);
+        self.conv_out.same(h, Some(&activation), budget)
     }
 }

@@ -5,6 +5,10 @@
 mod blocks;
 mod decoder;
 mod encoder;
+mod layers;
+mod memory;
+mod strips;
+mod tiles;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -12,6 +16,8 @@ use burn::tensor::{Device, FloatDType, Tensor};
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 
+use self::strips::STRIP_BYTES;
+use self::tiles::{Scale, run_tiled};
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, latent_noise};
 use crate::traits::LatentCodec;
@@ -22,6 +28,8 @@ const SCALE_FACTOR: f64 = 0.3611;
 const SHIFT_FACTOR: f64 = 0.1159;
 /// FLUX has 4. Each level halves the picture, so that more than a few leave nothing of it.
 const MAX_LEVELS: usize = 16;
+/// The part of a tile that it shares with its neighbours, as a divisor.
+const OVERLAP: usize = 4;
 
 /// Dimensions of an autoencoder, read off its tensors' shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +72,7 @@ impl AutoEncoderConfig {
             latent_channels: kernel("encoder.conv_out.weight")?[0] / 2,
             channels,
         };
-        let odd = |c: &usize| *c == 0 || !c.is_multiple_of(blocks::GROUPS);
+        let odd = |c: &usize| *c == 0 || !c.is_multiple_of(layers::GROUPS);
         if config.channels.is_empty()
             || config.channels.len() > MAX_LEVELS
             || config.latent_channels == 0
@@ -77,7 +85,7 @@ impl AutoEncoderConfig {
                     "dimensions do not fit together: levels of {:?} channels (wanted 1 to {MAX_LEVELS}, each a multiple of {}), \
                      {} latent channels",
                     config.channels,
-                    blocks::GROUPS,
+                    layers::GROUPS,
                     config.latent_channels
                 ),
             ));
@@ -100,6 +108,8 @@ pub struct AutoEncoder {
     config: AutoEncoderConfig,
     #[module(skip)]
     device: Device,
+    #[module(skip)]
+    tile: Option<usize>,
 }
 
 impl AutoEncoder {
@@ -124,6 +134,7 @@ impl AutoEncoder {
                     decoder: w.at("decoder", |w| Decoder::load(w, &config)),
                     device: w.device().clone(),
                     config: config.clone(),
+                    tile: None,
                 })
             },
         )
@@ -132,6 +143,62 @@ impl AutoEncoder {
     /// Dimensions.
     pub fn config(&self) -> &AutoEncoderConfig {
         &self.config
+    }
+
+    /// Encodes and decodes by overlapping tiles of so many latents per side (see [`decode_tiled`](Self::decode_tiled), with an
+    /// overlap of a quarter) or, with `None`, exactly. A picture that fits in one tile is exact either way.
+    ///
+    /// # Errors
+    ///
+    /// A tile of nothing.
+    pub fn with_tile(mut self, tile: Option<usize>) -> Result<Self> {
+        if tile == Some(0) {
+            return Err(Error::invalid("tile (latents per side)", "0", "1 or more"));
+        }
+        self.tile = tile;
+        Ok(self)
+    }
+
+    /// Latents per side of a tile, if encoding and decoding go by tiles.
+    pub fn tile(&self) -> Option<usize> {
+        self.tile
+    }
+
+    /// Decodes by tiles of `tile` latents per side, of which each two neighbours share at least `overlap` and fade into each
+    /// other. `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`
+    ///
+    /// This takes the memory of one tile, and the picture. It is an approximation: a tile's norms and attention do not see the
+    /// rest of the picture, so that colours drift a little. If all fits in one tile, the result is that of
+    /// [`decode`](LatentCodec::decode).
+    ///
+    /// # Errors
+    ///
+    /// Latents of another number of channels, an empty tile, an overlap that is not below it.
+    pub fn decode_tiled(&self, latents: Tensor<4>, tile: usize, overlap: usize) -> Result<Tensor<4>> {
+        if overlap >= tile {
+            return Err(Error::invalid(
+                "tile and overlap (latents per side)",
+                format!("{tile} and {overlap}"),
+                "an overlap below the tile",
+            ));
+        }
+        let scale = Scale { input: 1, output: self.config.downsampling() };
+        let z = self.unscaled(latents)?;
+        Ok(per_sample(z, |z| run_tiled(z, [tile, overlap], scale, |z| self.decoder.forward(z, STRIP_BYTES))))
+    }
+
+    /// Latents as the decoder takes them, on its device.
+    fn unscaled(&self, latents: Tensor<4>) -> Result<Tensor<4>> {
+        let [_, channels, h, w] = latents.dims();
+        if channels != self.config.latent_channels || h == 0 || w == 0 {
+            return Err(Error::invalid(
+                "latents [batch, C, h, w]",
+                format!("{:?}", latents.dims()),
+                format!("{} channels, h and w at least 1", self.config.latent_channels),
+            ));
+        }
+        let latents = latents.to_device(&self.device).cast(FloatDType::F32);
+        Ok(latents.div_scalar(SCALE_FACTOR).add_scalar(SHIFT_FACTOR))
     }
 
     /// Mean and log-variance of the latents before scaling: `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`.
@@ -150,8 +217,15 @@ impl AutoEncoder {
             ));
         }
         // One sample at a time: the same values alone and in a batch, and the least memory.
-        let encode = |x| self.encoder.forward(x);
-        Ok(per_sample(pictures.to_device(&self.device).cast(FloatDType::F32), encode))
+        let encode = |x| self.encoder.forward(x, STRIP_BYTES);
+        let x = pictures.to_device(&self.device).cast(FloatDType::F32);
+        Ok(match self.tile {
+            Some(tile) => {
+                let scale = Scale { input: f, output: 1 };
+                per_sample(x, |x| run_tiled(x, [tile, tile / OVERLAP], scale, encode))
+            }
+            None => per_sample(x, encode),
+        })
     }
 }
 
@@ -180,17 +254,10 @@ impl LatentCodec for AutoEncoder {
     }
 
     fn decode(&self, latents: Tensor<4>) -> Result<Tensor<4>> {
-        let [_, channels, h, w] = latents.dims();
-        if channels != self.config.latent_channels || h == 0 || w == 0 {
-            return Err(Error::invalid(
-                "latents [batch, C, h, w]",
-                format!("{:?}", latents.dims()),
-                format!("{} channels, h and w at least 1", self.config.latent_channels),
-            ));
+        if let Some(tile) = self.tile {
+            return self.decode_tiled(latents, tile, tile / OVERLAP);
         }
-        let latents = latents.to_device(&self.device).cast(FloatDType::F32);
-        let z = latents.div_scalar(SCALE_FACTOR).add_scalar(SHIFT_FACTOR);
-        Ok(per_sample(z, |z| self.decoder.forward(z)))
+        Ok(per_sample(self.unscaled(latents)?, |z| self.decoder.forward(z, STRIP_BYTES)))
     }
 
     fn channels(&self) -> usize {

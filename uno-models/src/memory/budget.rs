@@ -14,6 +14,8 @@ pub enum Budget {
     Auto,
     /// This many bytes.
     Bytes(u64),
+    /// As little as goes without approximation: everything is streamed.
+    Least,
 }
 
 impl Budget {
@@ -21,6 +23,7 @@ impl Budget {
     pub fn resolve(self) -> (u64, String) {
         match self {
             Self::Bytes(bytes) => (bytes, "as given".to_owned()),
+            Self::Least => (u64::MAX, "as little as possible".to_owned()),
             Self::Auto => {
                 let mut system = sysinfo::System::new();
                 system.refresh_memory();
@@ -37,12 +40,14 @@ impl Budget {
 impl FromStr for Budget {
     type Err = Error;
 
-    /// `auto`, or a number with a unit: `6GiB`, `6G`, `6GB`, `800MiB`, `6.5 GiB`.
+    /// `auto`, `least`, or a number with a unit: `6GiB`, `6G`, `6GB`, `800MiB`, `6.5 GiB`.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let refuse = || Error::request("memory", text, "auto, or a size such as 6GiB, 6GB or 800MiB");
+        let refuse = || Error::request("memory", text, "auto, least, or a size such as 6GiB, 6GB or 800MiB");
         let lower = text.trim().to_ascii_lowercase();
-        if lower == "auto" {
-            return Ok(Self::Auto);
+        match lower.as_str() {
+            "auto" => return Ok(Self::Auto),
+            "least" => return Ok(Self::Least),
+            _ => {}
         }
         let end = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
         let (number, unit) = lower.split_at(end);
@@ -54,7 +59,11 @@ impl FromStr for Budget {
             _ => return Err(refuse()),
         };
         let bytes = number.parse::<f64>().map_err(|_| refuse())? * unit;
-        if bytes.is_finite() && (1.0..1e15).contains(&bytes) { Ok(Self::Bytes(bytes as u64)) } else { Err(refuse()) }
+        if bytes.is_finite() && (1.0..1e15).contains(&bytes) {
+            Ok(Self::Bytes(bytes as u64))
+        } else {
+            Err(refuse())
+        }
     }
 }
 
@@ -62,6 +71,7 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
+            Self::Least => f.write_str("least"),
             Self::Bytes(bytes) => f.write_str(&gib(*bytes)),
         }
     }
@@ -73,9 +83,13 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_their_units() {
-        for (text, bytes) in
-            [("6GiB", 6 << 30), ("6g", 6 << 30), ("6 GB", 6_000_000_000), ("800MiB", 800 << 20), ("1.5G", 3 << 29)]
-        {
+        for (text, bytes) in [
+            ("6GiB", 6 << 30),
+            ("6g", 6 << 30),
+            ("6 GB", 6_000_000_000),
+            ("800MiB", 800 << 20),
+            ("1.5G", 3 << 29),
+        ] {
             assert_eq!(text.parse::<Budget>().unwrap(), Budget::Bytes(bytes), "{text}");
         }
         assert_eq!("AUTO".parse::<Budget>().unwrap(), Budget::Auto);

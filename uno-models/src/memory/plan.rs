@@ -97,6 +97,7 @@ impl Plan {
     ///
     /// It cannot fit: with the numbers, and with what would.
     pub fn make(source: &ModelSource, geometry: &Geometry, budget: Budget, merge_lora: bool) -> Result<Self> {
+        let least = budget == Budget::Least;
         let (budget, budget_from) = budget.resolve();
         let need = Need::of(source, geometry, merge_lora)?;
         let mut plan = Self {
@@ -111,7 +112,11 @@ impl Plan {
             phases: need.phases(need.matrices, false, None),
             seconds_per_step: None,
         };
-        if plan.peak() > budget {
+        if least {
+            plan.stream_text_encoders = true;
+            (plan.resident_bytes, plan.streamed_bytes) = (0, need.matrices);
+            plan.phases = need.phases(0, true, None);
+        } else if plan.peak() > budget {
             plan.shrink(&need)?;
         }
         plan.seconds_per_step = need.seconds_per_step(geometry, plan.streamed_bytes);
@@ -177,13 +182,15 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "memory: {} ({})", gib(self.budget), self.budget_from)?;
+        match self.budget {
+            u64::MAX => writeln!(f, "memory: {}", self.budget_from)?,
+            budget => writeln!(f, "memory: {} ({})", gib(budget), self.budget_from)?,
+        }
         for (name, storage, bytes) in &self.parts {
             let how = match *name {
                 "text encoders" if self.stream_text_encoders => "streamed from disk at each prompt",
-                "transformer" | "LoRA" if self.streamed_bytes == 0 => {
-                    if self.merge_lora { "merged, in memory" } else { "in memory" }
-                }
+                "transformer" | "LoRA" if self.streamed_bytes == 0 && self.merge_lora => "merged, in memory",
+                "transformer" | "LoRA" if self.streamed_bytes == 0 => "in memory",
                 "transformer" | "LoRA" if self.resident_bytes == 0 => "streamed from disk at each step",
                 "transformer" | "LoRA" => "streamed in part",
                 "autoencoder" if self.vae_tile.is_some() => "in overlapping tiles (an approximation)",
@@ -193,7 +200,12 @@ impl fmt::Display for Plan {
         }
         if self.streamed_bytes > 0 {
             let stays = if self.resident_bytes == u64::MAX { 0 } else { self.resident_bytes };
-            writeln!(f, "  of transformer and LoRA {} stay, {} are read at each step", gib(stays), gib(self.streamed_bytes))?;
+            writeln!(
+                f,
+                "  of transformer and LoRA {} stay, {} are read at each step",
+                gib(stays),
+                gib(self.streamed_bytes)
+            )?;
         }
         write!(f, "expected peak: {} (", gib(self.peak()))?;
         for (i, phase) in self.phases.iter().enumerate() {
@@ -375,7 +387,8 @@ fn text_activations(config: &T5Config, batch: usize) -> u64 {
 fn flops(config: &FluxConfig, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
     let (hidden, mlp) = (config.hidden_size as f64, config.mlp_hidden as f64);
     let tokens = geometry.tokens() as f64;
-    let per_block = 2.0 * tokens * (4.0 * hidden * hidden + 2.0 * hidden * mlp) + 4.0 * tokens * tokens * hidden;
+    let per_block =
+        2.0 * tokens * (4.0 * hidden * hidden + 2.0 * hidden * mlp) + 4.0 * tokens * tokens * hidden;
     let blocks = (config.depth + config.depth_single_blocks) as f64;
     let beside: f64 = loras.iter().map(|lora| 2.0 * tokens * matrix_numbers(lora) as f64).sum();
     // In double blocks a LoRA has a copy for text and one for the picture, each for its own tokens.
