@@ -418,7 +418,7 @@ fn what_is_not_safetensors_is_told_apart() {
             ],
         ),
         ("a.safetensors", b"PK\x03\x04", &["pickle files can run code when read", "ae.safetensors"]),
-        ("a.gguf", b"GGUF\x03\0\0\0", &["GGUF is not read yet", "ae.safetensors"]),
+        ("a.gguf", b"GGUF\x03\0\0\0", &["cut short", "load it anew"]),
     ];
     for (name, bytes, words) in cases {
         let path = put(home.path(), name, bytes);
@@ -445,26 +445,57 @@ fn a_broken_link_is_called_one() {
     refused(&in_folder(&folder), &["LoRA", "is a link to a file that is not there"]);
 }
 
+/// The smallest file that passes for GGUF at a look.
+const GGUF: &[u8] = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
 #[test]
-fn known_layouts_that_are_not_read_yet_are_named() {
+fn the_layouts_of_diffusers_and_comfyui_are_found() {
+    let diffusers = tempfile::tempdir().unwrap();
+    for weights in [
+        "transformer/diffusion_pytorch_model",
+        "vae/diffusion_pytorch_model",
+        "text_encoder/model",
+        "text_encoder_2/model",
+    ] {
+        put(diffusers.path(), &format!("{weights}.safetensors"), safetensors(1, 0));
+    }
+    put(diffusers.path(), "tokenizer/vocab.json", "{}");
+    put(diffusers.path(), "tokenizer/merges.txt", "#");
+    put(diffusers.path(), "tokenizer_2/spiece.model", "x");
+    put(diffusers.path(), "dit_lora.safetensors", safetensors(1, 0));
+    let files = found(&in_folder(&diffusers));
+    assert_eq!(files.dit.files, diffusers.path().join("transformer/diffusion_pytorch_model.safetensors"));
+    assert_eq!(files.t5.weights.files, diffusers.path().join("text_encoder_2/model.safetensors"));
+
+    let comfy = model_folder();
+    for part in ["flux1-dev.safetensors", "t5/model.safetensors", "clip/model.safetensors"] {
+        fs::remove_file(comfy.path().join(part)).unwrap();
+    }
+    put(comfy.path(), "t5xxl_fp16.safetensors", safetensors(1, 0));
+    put(comfy.path(), "clip_l.safetensors", safetensors(1, 0));
+    put(comfy.path(), "flux1-dev-Q8_0.gguf", GGUF);
+    let files = found(&in_folder(&comfy));
+    assert_eq!(files.dit.files, comfy.path().join("flux1-dev-Q8_0.gguf"));
+    assert_eq!(files.t5.weights.files, comfy.path().join("t5xxl_fp16.safetensors"));
+    assert_eq!(files.clip.weights.files, comfy.path().join("clip_l.safetensors"));
+
+    put(comfy.path(), "flux1-dev-Q4_K_S.gguf", GGUF);
+    refused(
+        &in_folder(&comfy),
+        &["several files", "flux1-dev-Q4_K_S.gguf, flux1-dev-Q8_0.gguf", "option dit"],
+    );
+}
+
+#[test]
+fn what_is_not_read_is_named_in_a_folder_that_lacks_a_part() {
     let empty = tempfile::tempdir().unwrap();
     refused(&in_folder(&empty), &["7 parts of the model", "holds: nothing"]);
 
-    let diffusers = tempfile::tempdir().unwrap();
-    put(diffusers.path(), "model_index.json", "{}");
-    put(diffusers.path(), "transformer/diffusion_pytorch_model.safetensors", safetensors(1, 0));
-    refused(&in_folder(&diffusers), &["This is the diffusers layout, which is not read yet"]);
-
-    let comfy = tempfile::tempdir().unwrap();
-    put(comfy.path(), "t5xxl_fp16.safetensors", safetensors(1, 0));
-    put(comfy.path(), "clip_l.safetensors", safetensors(1, 0));
-    put(comfy.path(), "flux1-dev-Q8_0.gguf", "GGUF");
-    put(comfy.path(), "dit_lora.bin", "PK\x03\x04");
+    let pickled = tempfile::tempdir().unwrap();
+    put(pickled.path(), "dit_lora.bin", "PK\x03\x04");
     refused(
-        &in_folder(&comfy),
+        &in_folder(&pickled),
         &[
-            "clip_l.safetensors, t5xxl_fp16.safetensors: text encoders as ComfyUI has them",
-            "flux1-dev-Q8_0.gguf: GGUF is not read yet",
             "dit_lora.bin: pickle files can run code when read",
             "dit_lora.safetensors from https://huggingface.co/bytedance-research/UNO",
         ],

@@ -91,7 +91,15 @@ impl Model {
         repeated: Option<&Settings>,
         device: &Device,
     ) -> Result<Self> {
-        for AddedLora { path, scale } in &arguments.add_lora {
+        // For a picture that is made again its own LoRAs, unless others are named.
+        let scales = repeated.map(|settings| settings.add_lora_scales.clone()).unwrap_or_default();
+        let recorded = scales.into_iter().enumerate().filter_map(|(i, scale)| {
+            let part = format!("add_lora.{i}");
+            let record = repeated?.model.iter().find(|record| record.part == part)?;
+            Some(AddedLora { path: record.path.clone(), scale })
+        });
+        let recorded: Vec<_> = if arguments.add_lora.is_empty() { recorded.collect() } else { Vec::new() };
+        for AddedLora { path, scale } in arguments.add_lora.iter().chain(&recorded) {
             source.more_loras.push((Checkpoint::open(path)?, *scale));
         }
         let options = options(arguments, repeated, device)?;

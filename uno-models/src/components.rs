@@ -150,11 +150,14 @@ impl ModelSource {
     }
 
     /// Every checkpoint, with the name of its part.
-    pub fn checkpoints(&self) -> Vec<(&'static str, &Checkpoint)> {
+    pub fn checkpoints(&self) -> Vec<(String, &Checkpoint)> {
         let mut all =
             vec![("dit", &self.dit), ("ae", &self.ae), ("t5", &self.text.t5), ("clip", &self.text.clip)];
         all.extend(self.lora.as_ref().map(|lora| ("lora", lora)));
-        all.extend(self.more_loras.iter().map(|(lora, _)| ("more_loras", lora)));
+        let mut all: Vec<_> =
+            all.into_iter().map(|(part, checkpoint)| (part.to_owned(), checkpoint)).collect();
+        let more = self.more_loras.iter().enumerate();
+        all.extend(more.map(|(i, (lora, _))| (format!("add_lora.{i}"), lora)));
         all
     }
 }

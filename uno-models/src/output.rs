@@ -71,6 +71,9 @@ pub struct Settings {
     pub lora_scale: Option<f64>,
     /// Whether the LoRA was merged.
     pub lora_merged: bool,
+    /// Factors on further LoRAs, the parts `add_lora.0`, `add_lora.1` ... of the model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_lora_scales: Vec<f64>,
     /// Kind of model, as the official `--model_type`; `embedded` for the one inside the program.
     pub model_type: String,
     /// The model's files.
@@ -166,17 +169,19 @@ pub struct ModelInfo {
     pub lora_scale: Option<f64>,
     /// Whether the LoRA is merged.
     pub lora_merged: bool,
+    /// Factors on further LoRAs, in order.
+    pub add_lora_scales: Vec<f64>,
 }
 
 impl ModelInfo {
     /// Describes a pipeline that is loaded from `source` with `options` on the device of the name `device`.
     pub fn new(source: &ModelSource, options: &PipelineOptions, device: &str) -> Self {
-        let record = |(part, checkpoint): (&str, &Checkpoint)| {
+        let record = |(part, checkpoint): (String, &Checkpoint)| {
             let path = checkpoint.path();
             // The embedded model lies in no folder.
             let absolute = if path.exists() { std::path::absolute(path).ok() } else { None };
             ModelRecord {
-                part: part.to_owned(),
+                part,
                 path: absolute.unwrap_or_else(|| path.to_path_buf()),
                 fingerprint: checkpoint.fingerprint().to_owned(),
             }
@@ -193,6 +198,7 @@ impl ModelInfo {
             dtype: format!("{:?}", options.dtype),
             lora_scale: source.lora.as_ref().map(|_| options.lora_scale),
             lora_merged: options.merge_lora,
+            add_lora_scales: source.more_loras.iter().map(|(_, scale)| *scale).collect(),
         }
     }
 }
@@ -223,6 +229,7 @@ impl Settings {
             device: String::new(),
             lora_scale: None,
             lora_merged: false,
+            add_lora_scales: Vec::new(),
             model_type: String::new(),
             model: Vec::new(),
         }
@@ -234,6 +241,7 @@ impl Settings {
         (self.model_type, self.model) = (model.model_type, model.files);
         (self.device, self.dtype) = (model.device, model.dtype);
         (self.lora_scale, self.lora_merged) = (model.lora_scale, model.lora_merged);
+        self.add_lora_scales = model.add_lora_scales;
         self
     }
 

@@ -118,7 +118,10 @@ impl Checkpoint {
             safetensors_tensors(name, &window)?
         };
         let tensors = scales::apply(tensors).map_err(|reason| Error::format(name, reason))?;
-        Ok(Self { path: name.to_path_buf(), tensors, fingerprint: fingerprint(bytes, data_start) })
+        let fingerprint = fingerprint(bytes, data_start);
+        // What was looked at is spread over the file; until the weights are used, none of it needs to be in memory.
+        window.release();
+        Ok(Self { path: name.to_path_buf(), tensors, fingerprint })
     }
 
     /// A checkpoint of which only names, formats and shapes are known. Models load from it with all weights zero and no

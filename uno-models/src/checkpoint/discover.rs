@@ -128,6 +128,18 @@ impl<'a> Search<'a> {
             {
                 return Ok(Some(Located { files, source: Source::Folder(model_dir.clone()) }));
             }
+            // The same part as diffusers lays it out, and as ComfyUI and GGUF files are called.
+            let diffusers = folder::diffusers_folder(part).map(|name| model_dir.join(name));
+            if let Some(folder) = diffusers.filter(|folder| folder.is_dir())
+                && let Some(files) = in_folder(&folder, true)?
+            {
+                return Ok(Some(Located { files, source: Source::Folder(model_dir.clone()) }));
+            }
+            if let Some(file) = folder::loosely_named(part, self.model_type, model_dir)?
+                && let Some(files) = in_folder(&file, true)?
+            {
+                return Ok(Some(Located { files, source: Source::Folder(model_dir.clone()) }));
+            }
         }
         let environment = &self.options.environment;
         let mut variables = part.variables(self.model_type).iter();

@@ -19,7 +19,7 @@ fn stems(part: Part, model_type: ModelType) -> &'static [&'static str] {
 }
 
 /// What may follow a stem: one file (`.sft` is what black-forest-labs called it at first), or an index of shards.
-const ENDINGS: [&str; 3] = [".safetensors", ".sft", ".safetensors.index.json"];
+const ENDINGS: [&str; 4] = [".safetensors", ".sft", ".safetensors.index.json", ".gguf"];
 
 /// The folder of a text encoder in a model folder.
 pub(super) fn subfolder(part: Part) -> Option<&'static str> {
@@ -27,6 +27,46 @@ pub(super) fn subfolder(part: Part) -> Option<&'static str> {
         Part::T5 | Part::T5Tokenizer => Some("t5"),
         Part::Clip | Part::ClipTokenizer => Some("clip"),
         _ => None,
+    }
+}
+
+/// The folder of a part in a model folder as diffusers lays it out.
+pub(super) fn diffusers_folder(part: Part) -> Option<&'static str> {
+    match part {
+        Part::Dit => Some("transformer"),
+        Part::Autoencoder => Some("vae"),
+        Part::T5 => Some("text_encoder_2"),
+        Part::T5Tokenizer => Some("tokenizer_2"),
+        Part::Clip => Some("text_encoder"),
+        Part::ClipTokenizer => Some("tokenizer"),
+        Part::Lora => None,
+    }
+}
+
+/// A part's weights under a name that only begins as expected: ComfyUI's text encoders, quantized transformers.
+pub(super) fn loosely_named(part: Part, model_type: ModelType, folder: &Path) -> Look<Option<PathBuf>> {
+    let beginnings: &[&str] = match (part, model_type) {
+        (Part::Dit, ModelType::FluxSchnell) => &["flux1-schnell"],
+        (Part::Dit, _) => &["flux1-dev"],
+        (Part::T5, _) => &["t5xxl", "t5-v1_1-xxl"],
+        (Part::Clip, _) => &["clip_l", "clip-vit-large"],
+        _ => return Ok(None),
+    };
+    let meant = |name: &String| {
+        let name = name.to_ascii_lowercase();
+        beginnings.iter().any(|beginning| name.starts_with(beginning))
+            && (name.ends_with(".safetensors") || name.ends_with(".gguf"))
+    };
+    let found: Vec<String> = entries(folder).into_iter().filter(meant).collect();
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(folder.join(one))),
+        several => Err(format!(
+            "{} holds several files for it: {}; name the one that is meant with option {}",
+            folder.display(),
+            look::listed(several.iter().map(String::as_str)),
+            part.option()
+        )),
     }
 }
 
@@ -41,6 +81,7 @@ pub(super) fn wanted_names(part: Part, model_type: ModelType) -> Vec<String> {
             .iter()
             .flat_map(|stem| ENDINGS.iter().map(move |ending| format!("{stem}{ending}")))
             .filter(|name| matches!(part, Part::Dit | Part::Autoencoder) || !name.ends_with(".sft"))
+            .filter(|name| matches!(part, Part::Dit | Part::T5) || !name.ends_with(".gguf"))
             .collect(),
     }
 }
@@ -79,7 +120,8 @@ pub(super) fn weights(
             let mut matching = entries(path).into_iter().filter(|name| name.ends_with(ending));
             matching.next().filter(|_| any_name && matching.next().is_none())
         };
-        ending(".safetensors.index.json").or_else(|| ending(".safetensors")).map(|name| path.join(name))
+        let known = [".safetensors.index.json", ".safetensors", ".gguf"];
+        known.into_iter().find_map(ending).map(|name| path.join(name))
     });
     found.map_or(Ok(None), look_at)
 }
@@ -151,27 +193,17 @@ pub(super) fn lacks(part: Part, model_type: ModelType, folder: &Path) -> String 
     format!("{} has none of {names}{meant}", folder.display())
 }
 
-/// Says what a folder holds, and remarks on formats and layouts among that which are known, but not read.
+/// Says what a folder holds, and remarks on formats among that which are known, but not read.
 pub(super) fn contents(folder: &Path) -> String {
     let there = entries(folder);
     let mut text = format!("{} holds: {}", folder.display(), look::listed(there.iter().map(String::as_str)));
-    let has = |name: &str| there.iter().any(|n| n == name);
-    if has("model_index.json") || has("transformer/") {
-        text += ". This is the diffusers layout, which is not read yet";
-    }
     let mut remark = |test: &dyn Fn(&Path) -> bool, remark: &str| {
         let names: Vec<_> = there.iter().map(String::as_str).filter(|name| test(Path::new(name))).collect();
         if !names.is_empty() {
             text += &format!(". {}: {remark}", look::listed(names));
         }
     };
-    remark(&look::is_gguf_name, "GGUF is not read yet");
     remark(&look::is_pickle_name, look::PICKLE);
-    let single = |name: &Path| {
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        name.ends_with(".safetensors") && (name.starts_with("t5xxl") || name.starts_with("clip_l"))
-    };
-    remark(&single, "text encoders as ComfyUI has them, in single files, are not looked for yet");
     text
 }
 

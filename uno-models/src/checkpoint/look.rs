@@ -29,7 +29,7 @@ pub(super) fn is_pickle_name(path: &Path) -> bool {
 }
 
 /// Whether the file's name is that of a GGUF file.
-pub(super) fn is_gguf_name(path: &Path) -> bool {
+fn is_gguf_name(path: &Path) -> bool {
     has_extension(path, &["gguf"])
 }
 
@@ -69,19 +69,26 @@ pub(super) fn weights(path: &Path, instead: &str) -> Look<PathBuf> {
     Ok(path.to_path_buf())
 }
 
-/// Looks at one safetensors file. Its header is not parsed.
+/// Looks at one safetensors or GGUF file. Its header is not parsed.
 fn safetensors(path: &Path, instead: &str) -> Look<()> {
     let (head, length) = head(path)?;
     if is_pickle_name(path) || head.starts_with(b"PK\x03\x04") || matches!(head.as_slice(), [0x80, 2..=5, ..])
     {
         return Err(format!("is a Python pickle; {PICKLE}; use the safetensors file {instead} instead"));
     }
-    if is_gguf_name(path) || head.starts_with(b"GGUF") {
-        return Err(format!(
-            "is a GGUF file; GGUF is not read yet; use the safetensors file {instead} instead"
-        ));
-    }
     not_a_stand_in(&head)?;
+    if head.starts_with(b"GGUF") {
+        return match head.get(4..8) {
+            Some([2 | 3, 0, 0, 0]) if length > 24 => Ok(()),
+            Some([2 | 3, 0, 0, 0]) | None => {
+                Err(format!("is cut short: it is a GGUF file of {length} bytes; load it anew"))
+            }
+            _ => Err(format!("is a GGUF file of a version other than 2 and 3; use {instead} instead")),
+        };
+    }
+    if is_gguf_name(path) {
+        return Err(format!("is named as a GGUF file, but is none; use {instead} instead"));
+    }
     let header_bytes = head.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     match header_bytes {
         Some(n) if (2..=MAX_HEADER_BYTES).contains(&n) && head.get(8) == Some(&b'{') => {
@@ -227,7 +234,9 @@ mod tests {
             (b"{\"error\":\"Repository not found\"}", "JSON"),
             (b"PK\x03\x04rest", "use the safetensors file X from Y instead"),
             (b"\x80\x02}q\x00", "pickle"),
-            (b"GGUF\x03\0\0\0", "GGUF is not read yet"),
+            (b"GGUF\x03\0\0\0", "cut short"),
+            (b"GGUF\x01\0\0\0aaaaaaaaaaaaaaaaaaaaaaaa", "version"),
+            (b"GGU", "does not begin like"),
             (b"\x02\0\0", "does not begin like"),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "does not begin like"),
             (b"\x40\0\0\0\0\0\0\0{}", "cut short"),
