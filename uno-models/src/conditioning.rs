@@ -9,27 +9,23 @@ use uno_core::traits::{Conditioning, LatentCodec, TextEncoding};
 use crate::error::Result;
 use crate::unope::{Grid, UnoPe, sequence_ids};
 
-/// Encodes preprocessed references, each to a latent `[1, C, h, w]`. With `seed` they are drawn, reference k with `seed + k`.
+/// Encodes a preprocessed reference to a latent `[1, C, h, w]`: its mean, or with `seed` a draw.
 ///
 /// # Errors
 ///
 /// What the codec returns.
-pub fn encode_references(
+pub fn encode_reference(
     codec: &dyn LatentCodec,
-    references: &[RgbImage],
+    picture: &RgbImage,
     device: &burn::tensor::Device,
     seed: Option<u64>,
-) -> Result<Vec<Tensor<4>>> {
-    let encode = |(k, picture): (usize, &RgbImage)| {
-        let pixels = Pixels {
-            width: picture.width() as usize,
-            height: picture.height() as usize,
-            rgb: picture.as_raw().clone(),
-        };
-        let seed = seed.map(|seed| seed.wrapping_add(k as u64));
-        Ok(codec.encode(pixels.to_tensor(device)?, seed)?)
+) -> Result<Tensor<4>> {
+    let pixels = Pixels {
+        width: picture.width() as usize,
+        height: picture.height() as usize,
+        rgb: picture.as_raw().clone(),
     };
-    references.iter().enumerate().map(encode).collect()
+    Ok(codec.encode(pixels.to_tensor(device)?, seed)?)
 }
 
 /// Joins text and references for a batch. `latent` is the noisy latent's grid in tokens; references `[1, C, h, w]` are the same

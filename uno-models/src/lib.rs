@@ -8,6 +8,8 @@
 //! | [`request`] | what is asked, and whether it can be done |
 //! | [`picture`], [`preprocess`] | references: untrusted files to pixels, scaled and cropped as Pillow does |
 //! | [`unope`], [`conditioning`] | positions of references; prompts and references as the model takes them |
+//! | [`encodings`] | what a warm pipeline remembers of prompts and references |
+//! | [`memory`] | how a model is fitted into a bound on memory, predicted and measured |
 //! | [`output`] | PNG and JSON with the settings inside |
 //! | [`checkpoint`] | finding the model's files, on disk or on the hub; the embedded model |
 //! | [`components`] | from files to a pipeline |
@@ -16,6 +18,7 @@
 pub mod checkpoint;
 pub mod components;
 pub mod conditioning;
+pub mod encodings;
 mod error;
 pub mod eval;
 pub mod memory;

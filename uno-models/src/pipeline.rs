@@ -11,7 +11,8 @@ use uno_core::sampling::{denoise, schedule};
 use uno_core::traits::{Event, LatentCodec, Observer, TextEncoder, VelocityModel};
 use uno_core::weights::Checkpoint;
 
-use crate::conditioning::{condition, encode_references};
+use crate::conditioning::condition;
+use crate::encodings::Encodings;
 use crate::error::{Error, Result};
 use crate::preprocess::preprocess_ref;
 use crate::request::{Request, Sample};
@@ -25,6 +26,7 @@ pub struct UnoPipeline {
     model: Box<dyn VelocityModel>,
     device: Device,
     dtype: FloatDType,
+    encodings: Encodings,
     /// Where the weights came from, to name a damaged one.
     pub(crate) checkpoints: Vec<Checkpoint>,
 }
@@ -69,6 +71,7 @@ impl UnoPipeline {
             model: Box::new(model),
             device: device.clone(),
             dtype,
+            encodings: Encodings::default(),
             checkpoints: Vec::new(),
         }
     }
@@ -76,6 +79,7 @@ impl UnoPipeline {
     /// Generates the pictures of a request. The whole request is checked before any work.
     ///
     /// Each picture depends on its own prompt and seed, the references and the settings, not on the others in the batch.
+    /// Prompts and references of earlier calls are not encoded again.
     ///
     /// # Errors
     ///
@@ -92,6 +96,11 @@ impl UnoPipeline {
     /// As [`UnoPipeline::generate`].
     pub fn generate_latents(&self, request: &Request, observer: &dyn Observer) -> Result<Generation> {
         self.run(request, false, observer).map_err(|error| self.name_damaged_weights(error))
+    }
+
+    /// Forgets the encodings of earlier prompts and references ([`crate::encodings`] says how much is kept).
+    pub fn forget_encodings(&self) {
+        self.encodings.clear();
     }
 
     /// The codec between pictures and latents.
@@ -115,19 +124,19 @@ impl UnoPipeline {
             );
         }
 
-        // 2. References: scale, crop, encode.
+        // 2. References: scale, crop, encode, unless they are remembered.
         let references = self.preprocess(request)?;
-        stage("encoding references", observer, !references.is_empty())?;
-        let reference_latents =
-            encode_references(&*self.codec, &references, &self.device, request.reference_seed)?;
+        let seed = request.reference_seed;
+        stage("encoding references", observer, !self.encodings.know_references(&references, seed))?;
+        let reference_latents = self.encodings.references(&*self.codec, &references, &self.device, seed)?;
 
         // 3. Initial noise, one per sample.
         let noise = self.noise(request, [height, width])?;
 
-        // 4. Prompts.
-        stage("encoding prompts", observer, true)?;
+        // 4. Prompts, unless they are remembered.
         let prompts: Vec<String> = request.samples.iter().map(|sample| sample.prompt.clone()).collect();
-        let text = self.text_encoder.encode(&prompts)?;
+        stage("encoding prompts", observer, !self.encodings.know_prompts(&prompts))?;
+        let text = self.encodings.prompts(&*self.text_encoder, &prompts)?;
         for t in &text.truncated {
             let text = format!(
                 "prompt {} is too long for {}: its last {} tokens were dropped, {} kept",
