@@ -97,7 +97,7 @@ fn the_same_settings_give_the_same_bytes_however_they_are_computed() {
         ("--batch_size 3", "batch"),
     ] {
         desk.made(&format!("{settings} {how} --save_path {folder}"));
-        assert_eq!(first, desk.read(&format!("{folder}/0_0.png")), "{how}");
+        assert!(first == desk.read(&format!("{folder}/0_0.png")), "{how}");
     }
     // From itself, in every form.
     for (from, folder) in [("first/0_0.png", "from_png"), ("first/0_0.json", "from_json")] {

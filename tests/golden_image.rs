@@ -62,7 +62,7 @@ fn levels(got: &image::RgbImage, wanted: &image::RgbImage) -> f64 {
 fn generations_agree_with_the_official_ones() {
     for set in sets() {
         for merge in [false, true] {
-            let pipeline = pipeline(&set, |options| options.merge_lora = merge);
+            let pipeline = pipeline(&set, |options| options.merge_lora = merge.into());
             for (file, cases, request) in requests(&set) {
                 let name = file.file_stem().unwrap().to_string_lossy().into_owned();
                 let name = if merge { format!("{name}, LoRA merged") } else { name };

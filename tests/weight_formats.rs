@@ -18,7 +18,7 @@ use uno_core::weights::{
 };
 use uno_models::Request;
 use uno_models::checkpoint::{CheckpointOptions, Environment, discover};
-use uno_models::components::{ModelSource, PipelineOptions, load};
+use uno_models::components::{LoraMerge, ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::unope::{UnoPe, sequence_ids};
 
@@ -127,7 +127,8 @@ fn a_plan_keeps_to_its_budget_and_refuses_what_cannot_fit() {
     const GIB: u64 = 1 << 30;
     let Some(source) = full_size() else { return };
     let geometry = Geometry::new(512, 512).with_references(vec![(512, 512)]);
-    let make = |budget| Plan::make(&source, &geometry, budget, false);
+    let mut options = PipelineOptions::new(&device());
+    let make = |budget| Plan::make(&source, &options, &geometry, budget);
     let all = make(Budget::Bytes(64 * GIB)).unwrap();
     assert_eq!((all.streamed_bytes, all.vae_tile, all.stream_text_encoders), (0, None, false));
     assert!(all.peak() > 33 * GIB && all.seconds_per_step.is_some());
@@ -147,12 +148,17 @@ fn a_plan_keeps_to_its_budget_and_refuses_what_cannot_fit() {
         assert!(error.contains(part), "{part}: {error}");
     }
     let large = Geometry::new(1024, 1024);
-    let whole = Plan::make(&source, &large, Budget::Least, false).unwrap();
+    let whole = Plan::make(&source, &options, &large, Budget::Least).unwrap();
     assert!(whole.peak() > least.peak());
-    let tiled = Plan::make(&source, &large, Budget::Bytes(whole.peak() / 10 * 8), false);
+    let tiled = Plan::make(&source, &options, &large, Budget::Bytes(whole.peak() / 10 * 8));
     assert!(tiled.is_err() || tiled.unwrap().vae_tile.is_some());
-    // Merged, nearly all matrices are f32 in memory.
-    assert!(Plan::make(&source, &geometry, Budget::Bytes(24 * GIB), true).is_err());
+    // Merged, nearly all matrices are f32 in memory: the planner merges where they fit, and refuses to where they do not.
+    options.merge_lora = LoraMerge::Auto;
+    let merged = |budget| Plan::make(&source, &options, &geometry, Budget::Bytes(budget)).unwrap().merge_lora;
+    assert!(merged(96 * GIB) && !merged(48 * GIB) && !merged(6 * GIB));
+    options.merge_lora = true.into();
+    let error = Plan::make(&source, &options, &geometry, Budget::Bytes(24 * GIB)).unwrap_err().to_string();
+    assert!(error.contains("do not merge LoRAs"), "{error}");
 }
 
 /// Runs `examples/convert`.
@@ -510,4 +516,38 @@ fn quantized_matrices_multiply_as_their_numbers_do() {
         assert_eq!(rows, values(dense.slice([100..103, 0..256])), "{kind}");
         assert!(relative_error(&stored.to_f32(), &numbers) < 0.3, "{kind}");
     }
+}
+
+#[test]
+fn a_warm_pipeline_encodes_a_prompt_and_a_reference_once() {
+    use std::sync::Mutex;
+    use uno_core::traits::Event;
+    use uno_models::picture::Picture;
+
+    let pipeline = load(&source(), &PipelineOptions::new(&device()), &Silent).unwrap();
+    let reference = |red| {
+        let pixels = image::RgbImage::from_fn(48, 32, |x, y| image::Rgb([red, x as u8, y as u8]));
+        Picture::from_rgb("x", pixels)
+    };
+    let run = |prompt: &str, red| {
+        let stages = Mutex::new(Vec::new());
+        let observer = |event: &Event<'_>| {
+            if let Event::Stage { name } = event {
+                stages.lock().unwrap().push((*name).to_owned());
+            }
+            std::ops::ControlFlow::Continue(())
+        };
+        let request = Request::new(prompt).with_size(32, 32).with_steps(1).with_reference(reference(red));
+        let generation = pipeline.generate(&request, &observer).unwrap();
+        let stages = stages.into_inner().unwrap();
+        let has = |name: &str| stages.iter().any(|stage| stage == name);
+        ((has("encoding prompts"), has("encoding references")), values(generation.latents))
+    };
+    let (encoded, first) = run("a cat", 1);
+    assert_eq!(encoded, (true, true));
+    assert_eq!(run("a cat", 1), ((false, false), first.clone()));
+    assert_eq!(run("a dog", 1).0, (true, false));
+    assert_eq!(run("a cat", 2).0, (false, true));
+    pipeline.forget_encodings();
+    assert_eq!(run("a cat", 1), ((true, true), first));
 }

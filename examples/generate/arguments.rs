@@ -13,6 +13,7 @@ use uno_core::sampling::SequenceLength;
 use uno_core::weights::Checkpoint;
 use uno_models::Request;
 use uno_models::checkpoint::ModelType;
+use uno_models::components::LoraMerge;
 use uno_models::eval::Shard;
 use uno_models::memory::Budget;
 use uno_models::request::{MAX_SIDE, MULTIPLE, NoiseDtype};
@@ -109,9 +110,13 @@ pub struct Arguments {
     /// several times
     #[arg(long, num_args = 1, value_name = "FILE[@SCALE]", help_heading = "Model")]
     pub add_lora: Vec<AddedLora>,
-    /// Merge the LoRAs into the weights: faster steps, more memory
-    #[arg(long, help_heading = "Model")]
-    pub merge_lora: bool,
+    /// Merge the LoRAs into the weights (faster steps, more memory; the same picture up to rounding): always, never, or auto, where
+    /// that fits into the memory
+    #[arg(
+        long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_value = "never",
+        default_missing_value = "always", help_heading = "Model"
+    )]
+    pub merge_lora: LoraMerge,
     /// Fetch what is missing from the Hugging Face hub (up to 37 GB, kept in HF_HOME)
     #[arg(long, help_heading = "Model")]
     pub download: bool,

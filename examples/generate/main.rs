@@ -54,7 +54,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     check_output_folder(&folder(arguments))?;
 
     let bars = Bars::new(arguments.json);
-    let model = Model::open(arguments, repeated.as_ref(), &device, &bars)?;
+    let mut model = Model::open(arguments, repeated.as_ref(), &device, &bars)?;
+    model.plan(&largest(&jobs, arguments, &model)?, arguments.budget())?;
     let mut pipeline = None;
     for job in &jobs {
         let mut todo = job.pictures(&model)?;
@@ -67,9 +68,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         let pipeline = match &pipeline {
             Some(loaded) => loaded,
-            None => {
-                pipeline.insert(model.load(&largest(&jobs, arguments, &model)?, arguments.budget(), &bars)?)
-            }
+            None => pipeline.insert(model.load(&bars)?),
         };
         for batch in todo.chunks(arguments.batch_size.get()) {
             generate(pipeline, job, batch, arguments, &bars)?;
@@ -147,10 +146,14 @@ impl Job {
 }
 
 impl Planned {
-    /// Whether the picture is there from an earlier run with the same settings.
+    /// Whether the picture is there from an earlier run with the same settings. Whether LoRAs were merged follows from the
+    /// memory that was free then, and makes no other picture.
     fn is_done(&self) -> bool {
-        let json = self.path.with_extension("json");
-        self.path.is_file() && Settings::read(json).is_ok_and(|there| there == self.settings)
+        let same = |mut there: Settings| {
+            there.lora_merged = self.settings.lora_merged;
+            there == self.settings
+        };
+        self.path.is_file() && Settings::read(self.path.with_extension("json")).is_ok_and(same)
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Model {
     codec: AutoEncoderConfig,
     options: PipelineOptions,
     info: ModelInfo,
+    /// How it is fitted into memory, once that is known.
+    plan: Option<Plan>,
 }
 
 impl Model {
@@ -121,7 +123,7 @@ impl Model {
                 );
             }
         }
-        Ok(Self { codec: AutoEncoderConfig::detect(&source.ae)?, source, options, info })
+        Ok(Self { codec: AutoEncoderConfig::detect(&source.ae)?, source, options, info, plan: None })
     }
 
     pub fn channels(&self) -> usize {
@@ -137,17 +139,21 @@ impl Model {
         &self.info
     }
 
-    /// Fits the model into the memory that it may use, says how, and loads it. `geometry` is of the largest request.
-    pub fn load(&self, geometry: &Geometry, budget: Budget, bars: &Bars) -> Result<UnoPipeline> {
-        let mut options = self.options.clone();
-        if self.info.device == "cpu" {
-            let plan = Plan::make(&self.source, geometry, budget, options.merge_lora)?;
-            plan.apply(&mut options);
-            if !plan.is_trivial() {
-                bars.say(&plan.to_string());
-            }
+    /// Fits the model into the memory that it may use. `geometry` is of the largest request.
+    pub fn plan(&mut self, geometry: &Geometry, budget: Budget) -> Result<()> {
+        let plan = Plan::make(&self.source, &self.options, geometry, budget)?;
+        plan.apply(&mut self.options);
+        self.info.lora_merged = plan.merge_lora;
+        self.plan = Some(plan);
+        Ok(())
+    }
+
+    /// Says how the model is fitted into memory, and loads it.
+    pub fn load(&self, bars: &Bars) -> Result<UnoPipeline> {
+        if let Some(plan) = self.plan.as_ref().filter(|plan| !plan.is_trivial()) {
+            bars.say(&plan.to_string());
         }
-        Ok(load(&self.source, &options, bars)?)
+        Ok(load(&self.source, &self.options, bars)?)
     }
 }
 
@@ -164,11 +170,9 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
             other => bail!("the picture was computed in {other:?}, which this version does not know"),
         };
         options.lora_scale = settings.lora_scale.unwrap_or(0.0);
-        options.merge_lora = settings.lora_merged;
+        options.merge_lora = settings.lora_merged.into();
     }
-    // The CPU reads weights where they are mapped; a GPU holds them, unless it is to be spared.
-    let on_cpu = arguments.device == "cpu";
-    options.storage = if on_cpu || arguments.offload { Storage::AsStored } else { Storage::Expanded };
-    options.release_text_encoders = arguments.offload && !on_cpu;
+    // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
+    options.storage = if arguments.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
     Ok(options)
 }

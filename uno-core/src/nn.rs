@@ -22,20 +22,20 @@ pub enum Matrix {
 impl Matrix {
     /// Takes the tensor `name` of `[out, in]`.
     pub(crate) fn load(w: Weights<'_>, name: &str, [input, output]: [usize; 2]) -> Self {
+        let stored = w.waiting(name, &[output, input]);
         match w.storage() {
-            Storage::AsStored => Self::Stored(w.waiting(name, &[output, input])),
-            Storage::Expanded => {
-                let stored = w.stored(name, &[output, input]);
+            Storage::Expanded if !stored.is_streamed() => {
                 Self::Dense(Param::from_tensor(stored.to_tensor::<2>(w.device(), w.dtype()).transpose()))
             }
+            _ => Self::Stored(stored),
         }
     }
 
     /// A matrix `[out, in]` that was found to fit, to wait as `options` say.
     pub(crate) fn waiting(stored: StoredTensor, options: &LoadOptions) -> Self {
         match options.storage {
-            Storage::AsStored if options.resident_bytes == u64::MAX => Self::Stored(stored),
-            Storage::AsStored => Self::Stored(stored.streamed()),
+            _ if options.resident_bytes != u64::MAX => Self::Stored(stored.streamed()),
+            Storage::AsStored => Self::Stored(stored),
             Storage::Expanded => Self::Dense(Param::from_tensor(
                 stored.to_tensor::<2>(&options.device, options.dtype).transpose(),
             )),
@@ -59,7 +59,11 @@ impl Matrix {
             return stored_matmul(x, stored);
         }
         let weight = self.expand(&x.device(), float_dtype(&x));
-        times(x, weight)
+        let product = times(x, weight);
+        if let Self::Stored(stored) = self {
+            stored.release();
+        }
+        product
     }
 
     /// `y[.., first..] += scale * x W^T`, for `x` `[batch, tokens, in]`.

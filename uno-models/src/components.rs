@@ -1,5 +1,7 @@
 //! From checkpoint files to the parts of a pipeline.
 
+use std::str::FromStr;
+
 use burn::tensor::{Device, FloatDType};
 use uno_core::flux::Flux;
 use uno_core::lora;
@@ -13,6 +15,46 @@ use crate::error::{Error, Result};
 use crate::output::FileRecord;
 use crate::pipeline::UnoPipeline;
 
+/// Whether LoRAs are added to the weights once, or computed beside them at each step. The result is the same up to rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoraMerge {
+    /// As the memory planner chooses ([`crate::memory::Plan`]): merged where that fits. Without a plan, beside.
+    Auto,
+    /// Beside the weights, which stay as they are stored: the least memory, on quantized weights too, and the same picture to the
+    /// last bit however much memory there is.
+    #[default]
+    Beside,
+    /// Merged: faster steps, for the memory of the adapted matrices in the compute format.
+    Merged,
+}
+
+impl LoraMerge {
+    /// Whether LoRAs are merged where nothing is planned.
+    pub fn is_merged(self) -> bool {
+        self == Self::Merged
+    }
+}
+
+impl From<bool> for LoraMerge {
+    fn from(merge: bool) -> Self {
+        if merge { Self::Merged } else { Self::Beside }
+    }
+}
+
+impl FromStr for LoraMerge {
+    type Err = Error;
+
+    /// `auto`, `always` or `never`.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "always" | "true" => Ok(Self::Merged),
+            "never" | "false" => Ok(Self::Beside),
+            _ => Err(Error::request("merge_lora", text, "auto, always or never")),
+        }
+    }
+}
+
 /// How a pipeline is loaded.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -25,7 +67,8 @@ pub struct PipelineOptions {
     pub storage: Storage,
     /// Whether text encoders are loaded for each generation and released after it.
     pub release_text_encoders: bool,
-    /// How many bytes of the transformer's and the LoRAs' matrices stay in memory; those beyond are streamed from disk.
+    /// How many bytes of the transformer's and the LoRAs' matrices, in the form of `storage`, stay in memory; those beyond are
+    /// streamed from disk.
     pub resident_bytes: u64,
     /// Whether the text encoders' matrices are streamed from disk at each prompt, rather than kept.
     pub stream_text_encoders: bool,
@@ -33,8 +76,8 @@ pub struct PipelineOptions {
     pub vae_tile: Option<usize>,
     /// Factor on UNO's LoRA.
     pub lora_scale: f64,
-    /// Whether the LoRA is merged into the weights: faster steps, for the memory of the adapted matrices in `dtype`.
-    pub merge_lora: bool,
+    /// Whether LoRAs are merged into the weights.
+    pub merge_lora: LoraMerge,
 }
 
 impl PipelineOptions {
@@ -49,11 +92,11 @@ impl PipelineOptions {
             stream_text_encoders: false,
             vae_tile: None,
             lora_scale: 1.0,
-            merge_lora: false,
+            merge_lora: LoraMerge::Beside,
         }
     }
 
-    fn load(&self) -> LoadOptions {
+    pub(crate) fn load(&self) -> LoadOptions {
         LoadOptions::new(&self.device).with_dtype(self.dtype).with_storage(self.storage)
     }
 
@@ -149,6 +192,11 @@ impl ModelSource {
         })
     }
 
+    /// Whether any LoRA is used.
+    pub fn has_lora(&self) -> bool {
+        self.lora.is_some() || !self.more_loras.is_empty()
+    }
+
     /// Every checkpoint, with the name of its part.
     pub fn checkpoints(&self) -> Vec<(String, &Checkpoint)> {
         let mut all =
@@ -192,18 +240,19 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
     let load = options.load().with_resident_bytes(options.resident_bytes);
     let mut model = Flux::load(&source.dit, &load)?;
     let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
-    let mut left = options.resident_bytes.saturating_sub(source.dit.byte_len() as u64);
+    let taken = |c: &Checkpoint| c.tensors().values().map(|tensor| load.bytes_of(tensor)).sum::<u64>();
+    let mut left = options.resident_bytes.saturating_sub(taken(&source.dit));
     if options.resident_bytes == u64::MAX {
         left = u64::MAX;
     }
     for (checkpoint, scale) in own.chain(source.more_loras.iter().map(|(c, scale)| (c, *scale))) {
         // A LoRA is read at every layer: it stays, or is streamed, as a whole.
-        let bytes = checkpoint.byte_len() as u64;
+        let bytes = taken(checkpoint);
         let resident = if bytes <= left { u64::MAX } else { 0 };
         left = if left == u64::MAX { left } else { left.saturating_sub(bytes) };
         lora::attach(&mut model, checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
     }
-    if options.merge_lora {
+    if options.merge_lora.is_merged() {
         lora::merge(&mut model, options.dtype);
     }
     Ok(model)

@@ -197,7 +197,7 @@ impl ModelInfo {
             device: device.to_owned(),
             dtype: format!("{:?}", options.dtype),
             lora_scale: source.lora.as_ref().map(|_| options.lora_scale),
-            lora_merged: options.merge_lora,
+            lora_merged: options.merge_lora.is_merged(),
             add_lora_scales: source.more_loras.iter().map(|(_, scale)| *scale).collect(),
         }
     }

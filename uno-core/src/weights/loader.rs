@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::tensor::{Device, FloatDType, Tensor};
 
+use super::dtype::float_bytes;
 use super::{Checkpoint, LoadReport, Mismatch, StoredTensor};
 use crate::error::{Error, Result};
 
@@ -30,8 +31,8 @@ pub struct LoadOptions {
     pub dtype: FloatDType,
     /// The form in which weight matrices wait.
     pub storage: Storage,
-    /// How many bytes of matrices kept as stored may stay in memory after their use. Those beyond are streamed: read from
-    /// disk, ahead of each use, and let go of after it. All stay by default.
+    /// How many bytes of matrices, in the form of [`storage`](Self::storage), may stay in memory after their use. Those beyond
+    /// are streamed: kept as stored, read from disk ahead of each use, and let go of after it. All stay by default.
     pub resident_bytes: u64,
 }
 
@@ -64,6 +65,14 @@ impl LoadOptions {
     pub fn with_resident_bytes(mut self, bytes: u64) -> Self {
         self.resident_bytes = bytes;
         self
+    }
+
+    /// Bytes that a matrix takes while it waits in memory.
+    pub fn bytes_of(&self, matrix: &StoredTensor) -> u64 {
+        match self.storage {
+            Storage::AsStored => matrix.byte_len() as u64,
+            Storage::Expanded => (matrix.len() as u64).saturating_mul(float_bytes(self.dtype) as u64),
+        }
     }
 }
 
@@ -177,10 +186,11 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Takes a matrix that waits as stored: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are taken.
+    /// Takes a matrix that waits for its use: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are taken.
     pub fn waiting(&self, name: &str, shape: &[usize]) -> StoredTensor {
         let stored = self.stored(name, shape);
-        let taken = self.loading.resident.get().saturating_add(stored.byte_len() as u64);
+        let bytes = self.loading.options.bytes_of(&stored);
+        let taken = self.loading.resident.get().saturating_add(bytes);
         if taken > self.loading.options.resident_bytes {
             return stored.streamed();
         }

@@ -28,11 +28,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_allocation_shows_in_the_peak() {
+    fn what_is_held_shows_in_what_is_counted() {
         reset_peak();
-        let before = peak().unwrap();
-        let large = vec![1u8; 64 << 20];
-        assert!(peak().unwrap() >= before + (60 << 20), "{} bytes", large.len());
-        assert!(resident().unwrap() > 0);
+        let large = std::hint::black_box(vec![1u8; 64 << 20]);
+        // Other tests run beside this one, so that only what must be there can be asserted.
+        let (peak, resident) = (peak().unwrap(), resident().unwrap());
+        assert!(peak >= 64 << 20 && resident >= 64 << 20, "{peak} and {resident} for {}", large.len());
     }
 }

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::Instant;
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use uno_core::flux::FluxConfig;
 use uno_core::text::{T5_LENGTH, T5Config};
 use uno_core::vae::AutoEncoderConfig;
-use uno_core::weights::Checkpoint;
+use uno_core::weights::{Checkpoint, LoadOptions};
 
 use super::{Budget, gib, measure};
-use crate::components::{ModelSource, PipelineOptions};
+use crate::components::{LoraMerge, ModelSource, PipelineOptions};
 use crate::error::{Error, Result};
 
 /// How large a request is.
@@ -69,8 +69,12 @@ pub struct Plan {
     pub budget_from: String,
     /// Parts with their storage formats and bytes on disk.
     pub parts: Vec<(&'static str, String, u64)>,
-    /// Bytes of the transformer and its LoRAs that stay in memory.
+    /// Whether the bound is on this process' memory, and not on a GPU's.
+    pub on_cpu: bool,
+    /// [`PipelineOptions::resident_bytes`] for this plan: the largest number if everything stays.
     pub resident_bytes: u64,
+    /// Bytes of the transformer's and its LoRAs' matrices that stay in memory.
+    pub resident: u64,
     /// Bytes of the transformer and its LoRAs that are read from disk at every step.
     pub streamed_bytes: u64,
     /// Whether the text encoders are streamed.
@@ -91,63 +95,92 @@ const TILES: [usize; 4] = [96, 64, 48, 32];
 const SMALL: u64 = 256 << 20;
 
 impl Plan {
-    /// Fits `source` and a request of this size into `budget`, on the CPU.
+    /// Fits `source` and a request of this size into `budget`, for a pipeline with these options: their device, number format,
+    /// storage and wish for merged LoRAs. Nothing is loaded.
+    ///
+    /// On a GPU the bound is on its memory, which is not measured: [`Budget::Auto`] keeps everything there.
     ///
     /// # Errors
     ///
     /// It cannot fit: with the numbers, and with what would.
-    pub fn make(source: &ModelSource, geometry: &Geometry, budget: Budget, merge_lora: bool) -> Result<Self> {
-        let least = budget == Budget::Least;
-        let (budget, budget_from) = budget.resolve();
-        let need = Need::of(source, geometry, merge_lora)?;
+    pub fn make(
+        source: &ModelSource,
+        options: &PipelineOptions,
+        geometry: &Geometry,
+        budget: Budget,
+    ) -> Result<Self> {
+        let on_cpu = is_cpu(&options.device);
+        let (limit, budget_from) = match budget {
+            Budget::Auto if !on_cpu => (u64::MAX, "all that the device has".to_owned()),
+            budget => budget.resolve(),
+        };
+        let mut merge_lora = options.merge_lora;
+        if merge_lora == LoraMerge::Auto {
+            // Merged weights are the compute format's; on a GPU that rounds them once more than LoRAs beside them.
+            let merged = Need::of(source, options, geometry, true)?;
+            let fits =
+                on_cpu && budget != Budget::Least && merged.peak(merged.matrices, false, None) <= limit;
+            merge_lora = LoraMerge::from(fits && source.has_lora());
+        }
+        let need = Need::of(source, options, geometry, merge_lora.is_merged())?;
         let mut plan = Self {
-            budget,
+            on_cpu,
+            budget: limit,
             budget_from,
             parts: parts(source),
             resident_bytes: u64::MAX,
+            resident: need.matrices,
             streamed_bytes: 0,
             stream_text_encoders: false,
             vae_tile: None,
-            merge_lora,
+            merge_lora: merge_lora.is_merged(),
             phases: need.phases(need.matrices, false, None),
             seconds_per_step: None,
         };
-        if least {
+        if budget == Budget::Least {
             plan.stream_text_encoders = true;
-            (plan.resident_bytes, plan.streamed_bytes) = (0, need.matrices);
-            plan.phases = need.phases(0, true, None);
-        } else if plan.peak() > budget {
+            plan.stay(&need, if merge_lora.is_merged() { need.matrices } else { 0 });
+        } else if plan.peak() > limit {
             plan.shrink(&need)?;
         }
         plan.seconds_per_step = need.seconds_per_step(geometry, plan.streamed_bytes);
         Ok(plan)
     }
 
+    /// Lets so many bytes of matrices stay in memory.
+    fn stay(&mut self, need: &Need, resident: u64) {
+        self.resident = resident;
+        self.resident_bytes = if resident == need.matrices { u64::MAX } else { resident };
+        // What stays may be expanded; what is read is as the file has it.
+        let streamed = need.matrices - resident;
+        self.streamed_bytes = (streamed as f64 / need.matrices.max(1) as f64 * need.stored as f64) as u64;
+        self.phases = need.phases(resident, self.stream_text_encoders, self.vae_tile);
+    }
+
     /// Gives up residence step by step: text encoders first, which are used once per prompt, then as much of the transformer
     /// as it takes, then the autoencoder's exactness.
     fn shrink(&mut self, need: &Need) -> Result<()> {
         self.stream_text_encoders = true;
-        let peak = |phases: &[Phase]| phases.iter().map(|phase| phase.peak).max().unwrap_or(0);
+        // Merged matrices exist in memory only.
+        let least = if need.merge_lora { need.matrices } else { 0 };
         let tiles = std::iter::once(None).chain(TILES.into_iter().map(Some));
-        let fitting = tiles.into_iter().find(|tile| peak(&need.phases(0, true, *tile)) <= self.budget);
+        let fitting = tiles.into_iter().find(|tile| need.peak(least, true, *tile) <= self.budget);
         let Some(tile) = fitting else { return Err(self.refusal(need)) };
         self.vae_tile = tile;
-        // What stays in memory adds to every stage from denoising on.
-        let room = self.budget - peak(&need.phases(0, true, tile));
-        // A little is left free: allocators keep what they were given for a while.
-        let resident = (room / 20 * 19).min(need.matrices);
-        self.resident_bytes = if resident == need.matrices { u64::MAX } else { resident };
-        self.streamed_bytes = need.matrices - resident;
-        self.phases = need.phases(resident, true, tile);
+        // What stays in memory adds to every stage from denoising on. A little is left free: allocators keep what they were
+        // given for a while.
+        let room = (self.budget - need.peak(least, true, tile)) / 20 * 19;
+        self.stay(need, (least + room).min(need.matrices));
         Ok(())
     }
 
     fn refusal(&self, need: &Need) -> Error {
-        let least = need.phases(0, true, TILES.last().copied());
+        let least = if need.merge_lora { need.matrices } else { 0 };
+        let least = need.phases(least, true, TILES.last().copied());
         let worst = least.iter().max_by_key(|phase| phase.peak);
         let (name, peak) = worst.map_or(("nothing", 0), |phase| (phase.name, phase.peak));
         let remedy = if need.merge_lora {
-            "do not merge the LoRA, or give more memory"
+            "do not merge LoRAs, or give more memory"
         } else {
             "give more memory, or ask for a smaller picture, fewer or smaller references, or a smaller batch"
         };
@@ -171,7 +204,7 @@ impl Plan {
         options.resident_bytes = self.resident_bytes;
         options.stream_text_encoders = self.stream_text_encoders;
         options.vae_tile = self.vae_tile;
-        options.merge_lora = self.merge_lora;
+        options.merge_lora = self.merge_lora.into();
     }
 
     /// Whether the model is so small that nobody needs to read its plan.
@@ -184,14 +217,15 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.budget {
             u64::MAX => writeln!(f, "memory: {}", self.budget_from)?,
-            budget => writeln!(f, "memory: {} ({})", gib(budget), self.budget_from)?,
+            budget if self.on_cpu => writeln!(f, "memory: {} ({})", gib(budget), self.budget_from)?,
+            budget => writeln!(f, "memory of the device: {} ({})", gib(budget), self.budget_from)?,
         }
         for (name, storage, bytes) in &self.parts {
             let how = match *name {
                 "text encoders" if self.stream_text_encoders => "streamed from disk at each prompt",
                 "transformer" | "LoRA" if self.streamed_bytes == 0 && self.merge_lora => "merged, in memory",
                 "transformer" | "LoRA" if self.streamed_bytes == 0 => "in memory",
-                "transformer" | "LoRA" if self.resident_bytes == 0 => "streamed from disk at each step",
+                "transformer" | "LoRA" if self.resident == 0 => "streamed from disk at each step",
                 "transformer" | "LoRA" => "streamed in part",
                 "autoencoder" if self.vae_tile.is_some() => "in overlapping tiles (an approximation)",
                 _ => "in memory",
@@ -199,13 +233,8 @@ impl fmt::Display for Plan {
             writeln!(f, "  {name:<14} {:>10}  {storage:<12} {how}", gib(*bytes))?;
         }
         if self.streamed_bytes > 0 {
-            let stays = if self.resident_bytes == u64::MAX { 0 } else { self.resident_bytes };
-            writeln!(
-                f,
-                "  of transformer and LoRA {} stay, {} are read at each step",
-                gib(stays),
-                gib(self.streamed_bytes)
-            )?;
+            let (stays, read) = (gib(self.resident), gib(self.streamed_bytes));
+            writeln!(f, "  of transformer and LoRA {stays} stay, {read} are read at each step")?;
         }
         write!(f, "expected peak: {} (", gib(self.peak()))?;
         for (i, phase) in self.phases.iter().enumerate() {
@@ -235,8 +264,10 @@ fn parts(source: &ModelSource) -> Vec<(&'static str, String, u64)> {
 struct Need {
     /// What the process takes before anything is loaded.
     base: u64,
-    /// Matrices of the transformer and its LoRAs.
+    /// Matrices of the transformer and its LoRAs, in the form that they wait in.
     matrices: u64,
+    /// The same as the files hold them.
+    stored: u64,
     /// The largest of them, which is in memory while it is used.
     largest: u64,
     /// Everything that is expanded when it is loaded: biases, norms.
@@ -256,20 +287,29 @@ struct Need {
 }
 
 impl Need {
-    fn of(source: &ModelSource, geometry: &Geometry, merge_lora: bool) -> Result<Self> {
+    fn of(
+        source: &ModelSource,
+        options: &PipelineOptions,
+        geometry: &Geometry,
+        merge_lora: bool,
+    ) -> Result<Self> {
         let flux = FluxConfig::detect(&source.dit)?;
         let t5 = T5Config::detect(&source.text.t5)?;
         let autoencoder = AutoEncoderConfig::detect(&source.ae)?;
         let loras: Vec<&Checkpoint> =
             source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
-        let mut matrices = matrix_bytes(&source.dit);
+        let form = options.load();
+        let number = DType::from(options.dtype).size() as u64;
+        let mut matrices = matrix_bytes(&source.dit, &form);
         let mut largest = largest(&source.dit);
+        let of_loras = loras.iter().map(|lora| stored_bytes(lora)).sum::<u64>();
+        let stored = stored_bytes(&source.dit) + of_loras;
         if merge_lora && !loras.is_empty() {
-            // Nearly all matrices are adapted and then held in f32; those that are not are counted too.
-            matrices = 4 * matrix_numbers(&source.dit);
-            largest *= 4;
+            // Nearly all matrices are adapted and then held expanded; those that are not are counted too.
+            matrices = number * matrix_numbers(&source.dit);
+            largest = 4 * source.dit.tensors().values().map(|t| t.len() as u64).max().unwrap_or(0);
         } else {
-            matrices += loras.iter().map(|lora| matrix_bytes(lora)).sum::<u64>();
+            matrices += loras.iter().map(|lora| matrix_bytes(lora, &form)).sum::<u64>();
         }
         let part = |prefix: &str| {
             let of_part = source.ae.tensors().iter().filter(|(name, _)| name.contains(prefix));
@@ -277,11 +317,12 @@ impl Need {
         };
         let encode = |&(width, height): &(usize, usize)| autoencoder.encode_peak_bytes(width, height) as u64;
         Ok(Self {
-            base: measure::resident().unwrap_or(0),
+            base: if is_cpu(&options.device) { measure::resident().unwrap_or(0) } else { 0 },
             matrices,
+            stored,
             largest,
             small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
-            text: matrix_bytes(&source.text.t5) + matrix_bytes(&source.text.clip),
+            text: matrix_bytes(&source.text.t5, &form) + matrix_bytes(&source.text.clip, &form),
             largest_text: largest_linear(&source.text.t5),
             encoder: part("encoder"),
             decoder: part("decoder"),
@@ -294,6 +335,11 @@ impl Need {
             flops: flops(&flux, geometry, if merge_lora { &[] } else { &loras }),
             has_references: !geometry.references.is_empty(),
         })
+    }
+
+    /// The highest of the stages' peaks.
+    fn peak(&self, resident: u64, stream_text: bool, tile: Option<usize>) -> u64 {
+        self.phases(resident, stream_text, tile).iter().map(|phase| phase.peak).max().unwrap_or(0)
     }
 
     /// The stages with their peaks, if `resident` bytes of matrices stay.
@@ -337,9 +383,29 @@ fn is_matrix(shape: &[usize]) -> bool {
     shape.len() == 2
 }
 
-fn matrix_bytes(checkpoint: &Checkpoint) -> u64 {
+/// Bytes of all matrices in the form that they wait in.
+fn matrix_bytes(checkpoint: &Checkpoint, form: &LoadOptions) -> u64 {
+    let tensors = checkpoint.tensors().values().filter(|t| is_matrix(t.shape()));
+    tensors.map(|t| form.bytes_of(t)).sum()
+}
+
+/// Bytes of all matrices as the file holds them.
+fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
     let tensors = checkpoint.tensors().values().filter(|t| is_matrix(t.shape()));
     tensors.map(|t| t.byte_len() as u64).sum()
+}
+
+/// Whether a device computes in this process' own memory.
+fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    {
+        *device == Device::flex()
+    }
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 fn matrix_numbers(checkpoint: &Checkpoint) -> u64 {
