@@ -89,8 +89,8 @@ fn counts_that_lie_are_refused() {
         refused("tensors", &changed(|file| file.tensor_count = Some(count)), words);
         refused("metadata", &changed(|file| file.metadata_count = Some(count)), &[]);
     }
-    // Fewer than there are: what follows is then taken for something else.
-    refused("one tensor too few", &changed(|file| file.tensor_count = Some(1)), &[]);
+    // One tensor fewer than there are is a sound file of another model, whose loader then misses it. One entry fewer: what
+    // follows is taken for something else.
     refused("one metadata entry too few", &changed(|file| file.metadata_count = Some(1)), &[]);
     refused("no metadata", &changed(|file| file.metadata_count = Some(0)), &[]);
 }
