@@ -199,6 +199,9 @@ impl Halves<'_> {
         let alpha = match self.alpha {
             None => rank as f64,
             Some((_, alpha)) if alpha.is_header_only() => rank as f64,
+            Some((key, alpha)) if alpha.len() != 1 => {
+                return Err(refuse(format!("{key} is {alpha}; wanted one finite number")));
+            }
             Some((key, alpha)) => match alpha.to_f32()[..] {
                 [alpha] if alpha.is_finite() => f64::from(alpha),
                 _ => return Err(refuse(format!("{key} is {alpha}; wanted one finite number"))),

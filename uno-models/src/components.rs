@@ -5,7 +5,9 @@ use std::str::FromStr;
 use burn::tensor::{Device, FloatDType};
 use uno_core::flux::Flux;
 use uno_core::lora;
-use uno_core::text::{ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer};
+use uno_core::text::{
+    ClipTextConfig, ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer,
+};
 use uno_core::traits::{Event, Observer, TextEncoder, TextEncoding};
 use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
@@ -158,12 +160,7 @@ impl ModelSource {
             }
         }
         small.extend(files.clip.config.as_deref().map(|config| ("clip_config", config)));
-        let clip_config = files
-            .clip
-            .config
-            .as_ref()
-            .map(|path| std::fs::read(path).map_err(Error::read(path)))
-            .transpose()?;
+        let clip_config = files.clip.config.as_deref().map(ClipTextConfig::read).transpose()?;
         Ok(Self {
             model_type: files.model_type.to_string(),
             dit,
@@ -213,7 +210,7 @@ impl ModelSource {
 impl TextSource {
     fn load(&self, options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
         let t5 = T5Encoder::load(&self.t5, options)?;
-        let config = uno_core::text::ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
+        let config = ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
         let clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
         FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), T5_LENGTH)
     }

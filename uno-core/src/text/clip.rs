@@ -47,6 +47,9 @@ pub struct ClipTextConfig {
     pub layer_norm_eps: f64,
 }
 
+/// Largest `config.json` that is read; that of CLIP ViT-L has 4.5 kB.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
 /// What shapes do not tell, as far as a `config.json` says it.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigFile {
@@ -58,6 +61,21 @@ struct ConfigFile {
 }
 
 impl ClipTextConfig {
+    /// Reads a `config.json` from disk, for [`ClipTextConfig::detect`].
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or is far too large for one.
+    pub fn read(path: &Path) -> Result<Vec<u8>> {
+        let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        if length > MAX_CONFIG_BYTES {
+            let reason =
+                format!("{length} bytes are too many for a config.json; wanted at most {MAX_CONFIG_BYTES}");
+            return Err(Error::format(path, reason));
+        }
+        std::fs::read(path).map_err(Error::io(path))
+    }
+
     /// Reads the dimensions off the shapes in `checkpoint`, and the rest from `config_json`, its `config.json`. Without one,
     /// heads are 64 wide and the activation is the quick GELU, as in OpenAI's models.
     ///
@@ -204,7 +222,7 @@ impl ClipTextEncoder {
     ///
     /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
     pub fn load(checkpoint: &Checkpoint, config_json: Option<&Path>, options: &LoadOptions) -> Result<Self> {
-        let json = config_json.map(|path| std::fs::read(path).map_err(Error::io(path))).transpose()?;
+        let json = config_json.map(ClipTextConfig::read).transpose()?;
         Self::load_with(checkpoint, ClipTextConfig::detect(checkpoint, json.as_deref())?, options)
     }
 

@@ -25,6 +25,14 @@ pub(super) struct Header {
 
 /// Longest name of a tensor or a metadata key; ggml itself allows 64 and 65535 bytes.
 const MAX_NAME: usize = 1 << 16;
+/// Most bytes of a header; one with a vocabulary of 256,000 tokens and its merges has some 10 MB.
+const MAX_HEADER: usize = 100 << 20;
+/// Most tensors; FLUX has 780.
+const MAX_TENSORS: usize = 1 << 16;
+/// Most entries of metadata; files in the wild have some dozens.
+const MAX_METADATA: usize = 1 << 16;
+/// Most strings of an array: vocabularies and merges of language models reach some 500,000.
+const MAX_STRINGS: usize = 1 << 22;
 /// Dimensions of a tensor (`GGML_MAX_DIMS`).
 const MAX_DIMS: u32 = 4;
 /// Arrays inside arrays; none are known in the wild.
@@ -47,8 +55,8 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
             _ => format!("is GGUF version {version}; wanted 2 or 3"),
         });
     }
-    let tensor_count = reader.count("number of tensors", 24)?;
-    let metadata_count = reader.count("number of metadata entries", 13)?;
+    let tensor_count = reader.count("number of tensors", 24, MAX_TENSORS)?;
+    let metadata_count = reader.count("number of metadata entries", 13, MAX_METADATA)?;
     let mut alignment = 32usize;
     let mut shapes = HashMap::new();
     for _ in 0..metadata_count {
@@ -115,6 +123,16 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
             return Err(format!("names tensor {name} twice"));
         }
     }
+    // Two tensors in one place are a lie too, which would show only in the picture.
+    let mut places: Vec<_> = tensors.iter().filter(|(_, entry)| !entry.range.is_empty()).collect();
+    places.sort_by_key(|(_, entry)| entry.range.start);
+    for pair in places.windows(2) {
+        if let [(first, before), (second, after)] = pair
+            && after.range.start < before.range.end
+        {
+            return Err(format!("has tensors {first} and {second} in the same place; load it anew"));
+        }
+    }
     Ok(Header { tensors, data_start: data_start.min(file.len()) })
 }
 
@@ -169,6 +187,11 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.file.len());
+        if end.is_some_and(|end| end > MAX_HEADER) {
+            return Err(format!(
+                "has a header of more than {MAX_HEADER} bytes, up to its {what}; wanted at most that; load it anew"
+            ));
+        }
         let end = end.ok_or_else(|| {
             format!(
                 "is cut short or lies: its {what} needs {count} bytes at byte {}, and the file has {}; load it anew",
@@ -198,9 +221,13 @@ impl<'a> Reader<'a> {
         usize::try_from(n).map_err(|_| format!("has a {what} of {n}, which is beyond this machine"))
     }
 
-    /// A count of things of which each takes at least `least` bytes: more than the file can hold is a lie.
-    fn count(&mut self, what: &str, least: usize) -> Result<usize, String> {
+    /// A count of things of which each takes at least `least` bytes: more than the file can hold is a lie, and so is more
+    /// than `most`.
+    fn count(&mut self, what: &str, least: usize, most: usize) -> Result<usize, String> {
         let n = self.size(what)?;
+        if n > most {
+            return Err(format!("claims {n} as {what}; wanted at most {most}; load it anew"));
+        }
         match n.checked_mul(least) {
             Some(bytes) if bytes <= self.file.len() - self.at => Ok(n),
             _ => Err(format!(
@@ -246,19 +273,19 @@ impl<'a> Reader<'a> {
         let kind = self.u32(WHAT)?;
         match kind {
             8 => {
-                for _ in 0..self.count(WHAT, 8)? {
+                for _ in 0..self.count(WHAT, 8, MAX_STRINGS)? {
                     let length = self.size(WHAT)?;
                     self.take(length, WHAT)?;
                 }
             }
             9 => {
-                for _ in 0..self.count(WHAT, 12)? {
+                for _ in 0..self.count(WHAT, 12, MAX_METADATA)? {
                     self.array_value(depth + 1)?;
                 }
             }
             // Dimensions are written as i32.
             4 | 5 => {
-                let count = self.count(WHAT, 4)?;
+                let count = self.count(WHAT, 4, MAX_HEADER)?;
                 let items = self.take(4 * count, WHAT)?.as_chunks::<4>().0;
                 if count <= 8 {
                     let dims = items.iter().map(|d| usize::try_from(i32::from_le_bytes(*d)).ok());
@@ -267,7 +294,7 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 let size = scalar_bytes(kind)?;
-                let count = self.count(WHAT, size)?;
+                let count = self.count(WHAT, size, MAX_HEADER)?;
                 self.take(count * size, WHAT)?;
             }
         }

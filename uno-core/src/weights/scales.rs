@@ -16,6 +16,8 @@ const INPUT_SCALES: [&str; 2] = [".scale_input", ".input_scale"];
 const MARKER: &str = "scaled_fp8";
 /// A description of one layer's format, JSON in bytes.
 const DESCRIPTION: &str = ".comfy_quant";
+/// Most bytes of one; those in the wild have some dozens.
+const MAX_DESCRIPTION: usize = 4096;
 
 /// Joins scales with the weights that they belong to. The error is a reason without the file's name.
 pub(super) fn apply(
@@ -30,7 +32,8 @@ pub(super) fn apply(
             ));
         }
         if let Some(layer) = name.strip_suffix(DESCRIPTION) {
-            let text = tensors.get(&name).and_then(StoredTensor::any_bytes).map(String::from_utf8_lossy);
+            let bytes = tensors.get(&name).and_then(StoredTensor::any_bytes);
+            let text = bytes.filter(|bytes| bytes.len() <= MAX_DESCRIPTION).map(String::from_utf8_lossy);
             if !text.as_deref().unwrap_or_default().contains("float8_e4m3fn") {
                 return Err(format!(
                     "stores {layer} as {}, which is not read; wanted float8_e4m3fn",
@@ -48,8 +51,13 @@ pub(super) fn apply(
         } else if let Some(layer) = WEIGHT_SCALES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
             let weight = format!("{layer}.weight");
             let Some((tensor, scale)) = tensors.get(&weight).zip(tensors.get(&name)) else { continue };
-            let small = scale.len() == 1 || scale.len() == tensor.shape().first().copied().unwrap_or(0);
-            let numbers = if small && scale.is_read() { scale.to_f32() } else { Vec::new() };
+            // One number, or a column of one per row.
+            let rows = tensor.shape().first().copied().unwrap_or(0);
+            let small = scale.len() == 1 || scale.len() == rows && scale.shape().first() == Some(&rows);
+            if !scale.is_read() {
+                return Err(format!("holds {name} of format {} for {weight}; wanted F32", scale.dtype()));
+            }
+            let numbers = if small { scale.to_f32() } else { Vec::new() };
             if !matches!(tensor.dtype(), StorageDtype::F8E4M3 | StorageDtype::F8E5M2) {
                 return Err(format!("holds {name}, a scale for 8-bit weights, but {weight} is {tensor}"));
             }
@@ -57,8 +65,8 @@ pub(super) fn apply(
                 tensors.remove(&name);
                 continue;
             }
-            if let Some(wrong) = numbers.iter().find(|x| !x.is_finite()) {
-                return Err(format!("holds {wrong} in {name}; load the file anew"));
+            if let Some(wrong) = numbers.iter().find(|x| !x.is_finite() || **x <= 0.0) {
+                return Err(format!("holds {wrong} in {name}; wanted a positive number; load the file anew"));
             }
             let Some(scaled) = tensor.scaled(&numbers) else {
                 return Err(format!(
