@@ -8,11 +8,13 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
-use uno_core::weights::Storage;
-use uno_models::checkpoint::{CheckpointOptions, ModelType, discover, embedded};
-use uno_models::components::{ModelSource, PipelineOptions, load};
+use uno_core::weights::{Checkpoint, Storage};
+use uno_models::checkpoint::{CheckpointOptions, ModelType, Progress, discover, embedded};
+use uno_models::components::{LoraMerge, ModelSource, PipelineOptions, load};
+use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::output::{FileRecord, ModelInfo, ReferenceRecord, Settings};
-use uno_models::request::{NoiseDtype, Sample};
+use uno_models::preprocess::{default_long_side, preprocessed_size};
+use uno_models::request::{MAX_PICTURES, MAX_SIDE, MULTIPLE, NoiseDtype, Sample};
 use uno_models::{Request, UnoPipeline};
 
 use crate::convert::{self, RawPicture};
@@ -40,17 +42,36 @@ pub(crate) struct LoadArguments {
     cache_dir: Option<PathBuf>,
     device: String,
     dtype: Option<String>,
+    /// Most memory to use, as on the command line; `None`: nothing is planned.
+    memory: Option<String>,
     offload: bool,
     lora_scale: f64,
-    merge_lora: bool,
+    /// `None`: as the plan chooses.
+    merge_lora: Option<bool>,
+    /// Further LoRAs, each with its factor.
+    loras: Vec<(PathBuf, f64)>,
+    /// Width and height of the pictures that memory is planned for.
+    plan_size: (usize, usize),
+    /// References that memory is planned for.
+    plan_references: usize,
+    /// Pictures at once that memory is planned for.
+    plan_batch: usize,
 }
 
+/// More references than anybody gives; each takes memory for its tokens.
+const MAX_REFERENCES: usize = 64;
+
 impl LoadArguments {
-    /// Finds and opens the files.
-    pub(crate) fn open(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
-        if self.embedded {
-            return embedded();
+    /// Finds and opens the files, those of further LoRAs too.
+    fn open(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
+        let mut source = if self.embedded { embedded()? } else { self.find(watcher)? };
+        for (path, scale) in &self.loras {
+            source.more_loras.push((Checkpoint::open(path)?, *scale));
         }
+        Ok(source)
+    }
+
+    fn find(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
         let mut options = CheckpointOptions {
             model_dir: self.model_dir.clone(),
             model_type: self.model_type.as_deref().map(str::parse::<ModelType>).transpose()?,
@@ -71,8 +92,33 @@ impl LoadArguments {
         ModelSource::open(&discover(&options, watcher)?)
     }
 
-    /// How it computes.
-    pub(crate) fn options(&self) -> PyResult<PipelineOptions> {
+    /// The bound on memory, if there is to be a plan.
+    fn budget(&self) -> PyResult<Option<Budget>> {
+        match (self.memory.as_deref(), self.offload) {
+            (None | Some("auto"), true) => Ok(Some(Budget::Least)),
+            (Some(memory), true) => Err(PyValueError::new_err(format!(
+                "memory: got {memory:?} and offload, which is memory=\"least\"; give one of the two"
+            ))),
+            (memory, false) => memory.map(str::parse).transpose().map_err(error::models),
+        }
+    }
+
+    /// The largest request that memory is planned for.
+    fn geometry(&self) -> PyResult<Geometry> {
+        let check = |name: &str, got: usize, least: usize, most: usize| match (least..=most).contains(&got) {
+            true => Ok(got),
+            false => Err(PyValueError::new_err(format!("{name}: got {got}, wanted {least} to {most}"))),
+        };
+        let side = |got| Ok::<_, PyErr>(check("plan_size", got, MULTIPLE, MAX_SIDE)? / MULTIPLE * MULTIPLE);
+        let references = check("plan_references", self.plan_references, 0, MAX_REFERENCES)?;
+        let long_side = default_long_side(references) as usize;
+        Ok(Geometry::new(side(self.plan_size.0)?, side(self.plan_size.1)?)
+            .with_references(vec![(long_side, long_side); references])
+            .with_batch(check("plan_batch", self.plan_batch, 1, MAX_PICTURES)?))
+    }
+
+    /// How it computes, where nothing is planned.
+    fn options(&self) -> PyResult<PipelineOptions> {
         let mut options = PipelineOptions::new(&open_device(&self.device)?);
         let kind = self.device.split(':').next().unwrap_or_default();
         options.dtype = match (self.dtype.as_deref(), kind) {
@@ -86,9 +132,10 @@ impl LoadArguments {
                 )));
             }
         };
-        options.storage = if kind == "cpu" || self.offload { Storage::AsStored } else { Storage::Expanded };
-        options.release_text_encoders = self.offload;
-        (options.lora_scale, options.merge_lora) = (self.lora_scale, self.merge_lora);
+        // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
+        options.storage = if kind == "cpu" { Storage::AsStored } else { Storage::Expanded };
+        options.lora_scale = self.lora_scale;
+        options.merge_lora = self.merge_lora.map_or(LoraMerge::Auto, LoraMerge::from);
         Ok(options)
     }
 }
@@ -157,6 +204,35 @@ pub(crate) struct Pipeline {
     pipeline: UnoPipeline,
     info: ModelInfo,
     device: Device,
+    /// How the model was fitted into memory.
+    plan: Option<Plan>,
+    /// What for.
+    planned: Geometry,
+    /// Whether the user gave a bound, or the model is large: then it is said what goes beyond the plan.
+    minds_memory: bool,
+}
+
+impl Pipeline {
+    /// What to say of a request that is larger than what memory was planned for.
+    fn beyond_plan(&self, request: &Request) -> Option<String> {
+        if self.plan.is_none() || !self.minds_memory {
+            return None;
+        }
+        let long_side = request.ref_size.unwrap_or_else(|| default_long_side(request.references.len()));
+        // What cannot be is for the pipeline to say.
+        let seen = request.references.iter().map(|picture| preprocessed_size(picture, long_side).ok());
+        let asked = Geometry::new(request.width, request.height)
+            .with_references(seen.collect::<Option<_>>()?)
+            .with_batch(request.samples.len());
+        let total = |geometry: &Geometry| geometry.tokens().saturating_mul(geometry.batch);
+        let (asked, planned) = (total(&asked), total(&self.planned));
+        (asked > planned).then(|| {
+            format!(
+                "this takes more memory than was planned for: {asked} tokens, the plan is for {planned}; give plan_size, \
+                 plan_references and plan_batch when loading"
+            )
+        })
+    }
 }
 
 /// Pictures `[H, W, 3]` uint8 (empty if not decoded), final latents `[n, C, h, w]`, settings as JSON, notices, seconds.
@@ -169,14 +245,25 @@ impl Pipeline {
     #[staticmethod]
     #[pyo3(signature = (arguments, on_event=None))]
     fn load(py: Python<'_>, arguments: LoadArguments, on_event: Option<Py<PyAny>>) -> PyResult<Self> {
-        let options = arguments.options()?;
+        let mut options = arguments.options()?;
+        let (budget, planned) = (arguments.budget()?, arguments.geometry()?);
         let device = options.device.clone();
-        let (pipeline, info) = detach::run(py, on_event, error::models, |watcher| {
+        detach::run(py, on_event, error::models, |watcher| {
             let source = arguments.open(watcher)?;
-            let info = ModelInfo::new(&source, &options, &arguments.device);
-            Ok((load(&source, &options, watcher)?, info))
-        })?;
-        Ok(Self { pipeline, info, device })
+            let plan = budget.map(|budget| Plan::make(&source, &options, &planned, budget)).transpose()?;
+            let mut info = ModelInfo::new(&source, &options, &arguments.device);
+            if let Some(plan) = &plan {
+                plan.apply(&mut options);
+                info.lora_merged = plan.merge_lora;
+            }
+            let is_large = plan.as_ref().is_some_and(|plan| !plan.is_trivial());
+            if let Some(plan) = plan.as_ref().filter(|_| is_large) {
+                watcher.note(&plan.to_string());
+            }
+            let pipeline = load(&source, &options, watcher)?;
+            let minds_memory = is_large || budget.is_some_and(|budget| budget != Budget::Auto);
+            Ok(Self { pipeline, info, device, plan, planned, minds_memory })
+        })
     }
 
     /// Generates pictures.
@@ -190,10 +277,17 @@ impl Pipeline {
         let (decode, exif_orientation) = (arguments.decode, arguments.exif_orientation);
         let records = std::mem::take(&mut arguments.reference_records);
         let request = arguments.request(&self.device)?;
-        let generation = detach::run(py, on_event, error::models, |watcher| match decode {
-            true => self.pipeline.generate(&request, watcher),
-            false => self.pipeline.generate_latents(&request, watcher),
+        let beyond = self.beyond_plan(&request);
+        let mut generation = detach::run(py, on_event, error::models, |watcher| {
+            if let Some(text) = &beyond {
+                watcher.note(text);
+            }
+            match decode {
+                true => self.pipeline.generate(&request, watcher),
+                false => self.pipeline.generate_latents(&request, watcher),
+            }
         })?;
+        generation.notices.extend(beyond);
         let [_, _, h, w] = generation.latents.dims();
         let factor = self.pipeline.codec().downsampling();
         let seen = generation.references.iter().map(|reference| reference.dimensions());
@@ -227,6 +321,12 @@ impl Pipeline {
     #[getter]
     fn model_type(&self) -> &str {
         &self.info.model_type
+    }
+
+    /// How the model was fitted into memory, in words; None without a plan.
+    #[getter]
+    fn memory_plan(&self) -> Option<String> {
+        self.plan.as_ref().map(Plan::to_string)
     }
 
     /// Device, by the name it was opened with.

@@ -39,9 +39,14 @@ class LoadArguments(TypedDict):
     cache_dir: Path | None
     device: str
     dtype: str | None
+    memory: str | None
     offload: bool
     lora_scale: float
-    merge_lora: bool
+    merge_lora: bool | None
+    loras: list[tuple[Path, float]]
+    plan_size: tuple[int, int]
+    plan_references: int
+    plan_batch: int
 
 
 class GenerateArguments(TypedDict):

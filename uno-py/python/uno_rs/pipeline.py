@@ -38,9 +38,14 @@ class UnoPipeline:
         *,
         device: str = "cpu",
         dtype: str | None = None,
+        memory: str | None = "auto",
         offload: bool = False,
+        plan_size: tuple[int, int] = (512, 512),
+        plan_references: int = 1,
+        plan_batch: int = 1,
         lora_scale: float = 1.0,
-        merge_lora: bool = False,
+        loras: Sequence[Path | tuple[Path, float]] = (),
+        merge_lora: bool | None = None,
         model_type: str | None = None,
         local_files_only: bool = False,
         token: str | None = None,
@@ -52,12 +57,20 @@ class UnoPipeline:
         Without either it is the small model inside the package: random weights, for trying things out.
 
         `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`).
-        `dtype` is float32, bfloat16 or float16; by default what suits the device. `offload` holds no text encoder
-        between prompts, and weights only in their stored form. `lora_scale` 0 is plain FLUX. `model_type` is flux-dev,
+        `dtype` is float32, bfloat16 or float16; by default what suits the device. `model_type` is flux-dev,
         flux-dev-fp8 or flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
 
+        `memory` is the most to use: a size such as "6GiB", "auto" (what is free), "least", or None to plan nothing.
+        What stays in memory and what is streamed from disk follows from it, is said before anything is loaded, and is
+        `memory_plan` afterwards. The plan is for pictures of `plan_size` (width, height), `plan_references` references
+        and `plan_batch` pictures at once. `offload` is memory="least".
+
+        `lora_scale` is the factor on UNO's LoRA; 0 is plain FLUX. `loras` are further ones (XLabs, kohya, diffusers or
+        PEFT keys), each a file, or a file with its factor: ("style.safetensors", 0.8). With `merge_lora` all are
+        merged into the weights (faster steps, more memory); None leaves that to the plan.
+
         Raises CheckpointError, FileNotFoundError or OSError for files that are missing, wrong or refused by the hub;
-        ValueError for other arguments.
+        ValueError for other arguments, and where the model cannot fit into `memory`: with the numbers and what would.
         """
         download = False
         folder = None
@@ -81,8 +94,13 @@ class UnoPipeline:
             cache_dir=cache_dir,
             device=device,
             dtype=dtype,
+            memory=memory,
             offload=offload,
+            plan_size=plan_size,
+            plan_references=plan_references,
+            plan_batch=plan_batch,
             lora_scale=lora_scale,
+            loras=_loras(loras),
             merge_lora=merge_lora,
         )
 
@@ -100,9 +118,14 @@ class UnoPipeline:
         model_type: str | None = None,
         device: str = "cpu",
         dtype: str | None = None,
+        memory: str | None = "auto",
         offload: bool = False,
+        plan_size: tuple[int, int] = (512, 512),
+        plan_references: int = 1,
+        plan_batch: int = 1,
         lora_scale: float = 1.0,
-        merge_lora: bool = False,
+        loras: Sequence[Path | tuple[Path, float]] = (),
+        merge_lora: bool | None = None,
         progress: bool = True,
     ) -> UnoPipeline:
         """Loads single files.
@@ -122,8 +145,13 @@ class UnoPipeline:
             model_type=model_type,
             device=device,
             dtype=dtype,
+            memory=memory,
             offload=offload,
+            plan_size=plan_size,
+            plan_references=plan_references,
+            plan_batch=plan_batch,
             lora_scale=lora_scale,
+            loras=_loras(loras),
             merge_lora=merge_lora,
         )
 
@@ -249,12 +277,24 @@ class UnoPipeline:
         return self._core.model_type
 
     @property
+    def memory_plan(self) -> str | None:
+        """How the model was fitted into memory: what stays, what is streamed, and the expected peak of each stage."""
+        return self._core.memory_plan
+
+    @property
     def device(self) -> str:
         """The device, by the name it was opened with."""
         return self._core.device
 
     def __repr__(self) -> str:
         return f"Uno{self._core!r}"
+
+
+def _loras(given: Sequence[Path | tuple[Path, float]]) -> list[tuple[Path, float]]:
+    """Each file with its factor."""
+    if isinstance(given, (str, os.PathLike)):
+        raise TypeError("loras: got one path, wanted a list of paths or of (path, factor)")
+    return [(entry[0], entry[1]) if isinstance(entry, tuple) else (entry, 1.0) for entry in given]
 
 
 def _pictures(given: Any) -> list[Any]:

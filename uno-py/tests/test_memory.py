@@ -1,0 +1,228 @@
+"""Memory: plans, budgets, what does not fit, further LoRAs, and that no plan changes the picture."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from common import ASSETS, ROOT, pixels, read_safetensors
+from uno_rs import CheckpointError, UnoPipeline
+
+PROMPT = "A robot beside a teapot"
+TINY = ROOT / "uno-models" / "assets" / "tiny"
+REFERENCE: dict[str, Any] = {"reference_images": ASSETS / "robot.png", "ref_size": 64}
+SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 2, "progress": False}
+
+
+def load(**options: Any) -> UnoPipeline:
+    return UnoPipeline.from_pretrained(progress=False, **options)
+
+
+def picture(pipeline: UnoPipeline) -> np.ndarray:
+    return pixels(pipeline(PROMPT, seed=4, **REFERENCE, **SMALL))[0]
+
+
+def write_safetensors(file: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """Writes float32 tensors."""
+    import json
+
+    header, data = {}, b""
+    for name, tensor in tensors.items():
+        raw = np.ascontiguousarray(tensor, "<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return file
+
+
+# Plans
+
+
+def test_a_plan_is_made_unless_it_is_turned_off() -> None:
+    plan = load().memory_plan
+    assert plan is not None
+    for words in ("memory: ", "nine tenths of the", "transformer", "text encoders", "autoencoder", "expected peak: "):
+        assert words in plan
+    assert load(memory=None).memory_plan is None
+
+
+def test_every_plan_gives_the_same_picture() -> None:
+    wanted = picture(load(memory=None))
+    plans = set()
+    for options in ({"memory": "64GiB"}, {"memory": "least"}, {"offload": True}, {"memory": "auto"}):
+        pipeline = load(merge_lora=False, **options)
+        plans.add(pipeline.memory_plan)
+        # Twice, since what was streamed was let go of.
+        for _ in range(2):
+            assert np.array_equal(picture(pipeline), wanted), options
+    assert any("streamed from disk at each step" in plan for plan in plans if plan)
+    assert any("in memory" in plan for plan in plans if plan)
+
+
+def test_offload_is_the_least_memory() -> None:
+    plan = load(offload=True).memory_plan
+    assert plan is not None
+    assert "as little as possible" in plan and "streamed from disk at each prompt" in plan
+    with pytest.raises(ValueError, match="give one of the two"):
+        load(offload=True, memory="6GiB")
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers_and_what_would() -> None:
+    with pytest.raises(ValueError, match=r"memory: got 0\.00 GiB, wanted at least \d+\.\d\d GiB.*smaller picture"):
+        load(memory="1MiB")
+    with pytest.raises(ValueError, match="at least"):
+        load(memory="1GiB", plan_size=(8192, 8192))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": "plenty"}, "6GiB"),
+        ({"memory": ""}, "6GiB"),
+        ({"memory": "-1GiB"}, "6GiB"),
+        ({"plan_size": (0, 512)}, "plan_size: got 0, wanted 16 to 8192"),
+        ({"plan_size": (512, 8193)}, "plan_size: got 8193"),
+        ({"plan_references": 65}, "plan_references: got 65, wanted 0 to 64"),
+        ({"plan_batch": 0}, "plan_batch: got 0, wanted 1"),
+        ({"loras": [("style.safetensors", float("nan"))]}, "style.safetensors"),
+    ],
+)
+def test_memory_that_cannot_be_is_a_value_error(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    if "loras" in options:
+        file = write_safetensors(tmp_path / "style.safetensors", style_lora())
+        options, message = {"loras": [(file, float("nan"))]}, "LoRA scale"
+    with pytest.raises(ValueError, match=message):
+        load(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"memory": 6}, {"plan_size": 512}, {"plan_references": -1}, {"loras": "style.safetensors"}]
+)
+def test_memory_of_a_wrong_type_is_a_type_error(options: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        load(**options)
+
+
+def test_larger_pictures_more_references_and_more_pictures_need_more() -> None:
+    def peak(**options: Any) -> float:
+        plan = load(memory="least", **options).memory_plan
+        assert plan is not None
+        return float(plan.split("denoising ")[1].split(" GiB")[0])
+
+    small = peak(plan_size=(256, 256))
+    for options in (
+        {"plan_size": (2048, 2048)},
+        {"plan_size": (256, 256), "plan_references": 32},
+        {"plan_size": (256, 256), "plan_batch": 32},
+    ):
+        assert peak(**options) > small
+
+
+def test_a_request_beyond_the_plan_is_made_and_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = load(memory="4GiB", plan_size=(32, 32), plan_references=0)
+    assert pipeline(PROMPT, **SMALL | {"width": 32}).notices == []
+    capsys.readouterr()
+    beyond = [
+        pipeline(PROMPT, **SMALL),
+        pipeline([PROMPT, "a"], **SMALL | {"width": 32}),
+        pipeline(PROMPT, **REFERENCE, **SMALL | {"width": 32}),
+    ]
+    for result in beyond:
+        (notice,) = result.notices
+        assert "more memory than was planned for" in notice and "plan_size" in notice
+    assert capsys.readouterr().err.count("planned for") == 3
+    # Nobody asked for a bound, and the model is small.
+    assert load(plan_size=(32, 32), plan_references=0)(PROMPT, **SMALL).notices == []
+
+
+# LoRAs
+
+
+def style_lora(width: int = 64, block: int = 1) -> dict[str, np.ndarray]:
+    """A LoRA with kohya's names for one layer."""
+    rng = np.random.default_rng(5)
+    layer = f"lora_unet_double_blocks_{block}_img_attn_proj"
+    return {
+        f"{layer}.lora_down.weight": rng.standard_normal((4, width)) * 0.3,
+        f"{layer}.lora_up.weight": rng.standard_normal((width, 4)) * 0.3,
+        f"{layer}.alpha": np.array(4.0),
+    }
+
+
+def test_further_loras_are_added_with_their_factors(tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "style.safetensors", style_lora())
+    plain = picture(load(merge_lora=False))
+    whole = load(merge_lora=False, loras=[file])
+    assert not np.array_equal(picture(whole), plain)
+    # Given as a string with a factor of 1, and twice with half of it.
+    assert np.array_equal(picture(load(merge_lora=False, loras=[(str(file), 1.0)])), picture(whole))
+    halves = picture(load(merge_lora=False, loras=[(file, 0.5), (file, 0.5)]))
+    assert np.abs(halves.astype(int) - picture(whole)).max() <= 1
+    assert np.array_equal(picture(load(merge_lora=False, loras=[(file, 0.0)])), plain)
+    # Merged, streamed, and without UNO's own.
+    merged = picture(load(merge_lora=True, loras=[file]))
+    assert np.abs(merged.astype(int) - picture(whole)).max() <= 2
+    assert np.array_equal(picture(load(memory="least", merge_lora=False, loras=[file])), picture(whole))
+    alone = load(lora_scale=0.0, loras=[file], merge_lora=False)
+    assert not np.array_equal(picture(alone), picture(load(lora_scale=0.0, merge_lora=False)))
+
+
+def test_settings_name_further_loras_and_whether_they_are_merged(tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "style.safetensors", style_lora())
+    settings = load(loras=[(file, 0.7)], merge_lora=True)(PROMPT, **SMALL).metadata[0]
+    assert settings["add_lora_scales"] == [0.7] and settings["lora_merged"] is True
+    (part,) = [part for part in settings["model"] if part["part"] == "add_lora.0"]
+    assert part["path"].endswith("style.safetensors") and len(part["fingerprint"]) == 64
+    kept = load(memory=None, loras=[(file, 0.7)])(PROMPT, **SMALL).metadata[0]
+    assert kept["lora_merged"] is False
+
+
+def test_loras_may_be_given_to_single_files_too(tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "style.safetensors", style_lora())
+    made = UnoPipeline.from_files(
+        dit=TINY / "flux1-dev.safetensors",
+        ae=TINY / "ae.safetensors",
+        t5=TINY / "t5",
+        clip=TINY / "clip",
+        lora=TINY / "dit_lora.safetensors",
+        loras=[(file, 0.5)],
+        memory="2GiB",
+        merge_lora=False,
+        progress=False,
+    )
+    wanted = load(loras=[(file, 0.5)], merge_lora=False)
+    assert np.array_equal(picture(made), picture(wanted))
+    assert made.memory_plan is not None and made.memory_plan.count("LoRA") >= 2
+
+
+def test_a_lora_that_does_not_fit_names_its_file(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.safetensors"
+    with pytest.raises(FileNotFoundError, match="missing.safetensors"):
+        load(loras=[missing])
+    for tensors, message in (
+        (style_lora(width=96), "96"),
+        (style_lora(block=7), "double_blocks.7"),
+        ({"a.weight": np.zeros((2, 2))}, "is no LoRA"),
+        (dict(list(style_lora().items())[:1]), "half is missing"),
+    ):
+        file = write_safetensors(tmp_path / "style.safetensors", tensors)
+        with pytest.raises(CheckpointError, match=message) as error:
+            load(loras=[file])
+        assert "style.safetensors" in str(error.value)
+
+
+def test_a_transformer_in_another_layout_gives_the_same_picture(tmp_path: Path) -> None:
+    # The transformer as float32 under ComfyUI's prefix: another layout, the same picture.
+    tensors, _ = read_safetensors(TINY / "flux1-dev.safetensors")
+    prefixed = {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
+    file = write_safetensors(tmp_path / "unet.safetensors", prefixed)
+    parts: dict[str, Any] = {"ae": TINY / "ae.safetensors", "t5": TINY / "t5", "clip": TINY / "clip"}
+    parts |= {"lora": TINY / "dit_lora.safetensors", "merge_lora": False, "progress": False}
+    ours = UnoPipeline.from_files(dit=TINY / "flux1-dev.safetensors", **parts)
+    theirs = UnoPipeline.from_files(dit=file, **parts)
+    assert np.abs(picture(theirs).astype(int) - picture(ours)).max() <= 1
+    assert theirs.memory_plan is not None and "F32" in theirs.memory_plan
