@@ -87,7 +87,7 @@ impl Encodings {
         }
         let found: Vec<EncodedPrompt> = found.into_iter().flatten().collect();
         let truncated = found.iter().enumerate().flat_map(|(i, one)| {
-            one.truncated.iter().cloned().map(move |truncation| Truncation { prompt: i, ..truncation })
+            one.truncated.iter().map(move |truncation| Truncation { prompt: i, ..truncation.clone() })
         });
         let truncated = truncated.collect();
         let (txt, vec) = found.into_iter().map(|one| (one.txt, one.vec)).unzip();

@@ -131,7 +131,8 @@ mod tests {
             assert!(highest == 1 || plan.bytes(highest) <= budget, "{budget}: {highest}");
             assert_eq!(strips.last().unwrap().end, 1000);
         }
-        assert_eq!(plan.strips(usize::MAX), [0..1000]);
+        let whole = plan.strips(usize::MAX);
+        assert!(whole.len() == 1 && whole[0] == (0..1000));
         assert_eq!(plan.strips(0).len(), 1000);
     }
 }

@@ -14,7 +14,7 @@ use super::strips::put_rows;
 /// more. One that covers it all if `total` is not above `tile`.
 pub(super) fn spread(total: usize, tile: usize, overlap: usize) -> Vec<Range<usize>> {
     if total <= tile {
-        return vec![0..total];
+        return std::iter::once(0..total).collect();
     }
     let step = tile.saturating_sub(overlap).max(1);
     let gaps = (total - tile).div_ceil(step);

@@ -45,7 +45,7 @@ class UnoPipeline:
         plan_batch: int = 1,
         lora_scale: float = 1.0,
         loras: Sequence[Path | tuple[Path, float]] = (),
-        merge_lora: bool | None = None,
+        merge_lora: bool | None = False,
         model_type: str | None = None,
         local_files_only: bool = False,
         token: str | None = None,
@@ -125,7 +125,7 @@ class UnoPipeline:
         plan_batch: int = 1,
         lora_scale: float = 1.0,
         loras: Sequence[Path | tuple[Path, float]] = (),
-        merge_lora: bool | None = None,
+        merge_lora: bool | None = False,
         progress: bool = True,
     ) -> UnoPipeline:
         """Loads single files.
