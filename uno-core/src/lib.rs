@@ -17,6 +17,7 @@ pub mod device;
 mod error;
 pub mod flux;
 pub mod image;
+mod kernels;
 pub mod latents;
 pub mod lora;
 pub mod lora_keys;

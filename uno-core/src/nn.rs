@@ -1,14 +1,17 @@
 //! Layers that several models share: linear with weights as stored and LoRA branches, norms, activations.
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
-use burn::tensor::activation::sigmoid;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
 
 use crate::error::{Error, Result};
-use crate::weights::{
-    LoadOptions, Storage, StoredTensor, Weights, multiplies_stored, stored_matmul, stored_matmul_add,
-};
+use crate::kernels::{self, View, ViewMut, is_ours, numbers, tensor};
+use crate::weights::{LoadOptions, Start, Storage, StoredTensor, Weights, multiply};
+
+/// Added to variances and mean squares in FLUX's norms.
+pub(crate) const EPS: f64 = 1e-6;
 
 /// The weight matrix of a linear layer.
 #[derive(Module, Debug)]
@@ -50,14 +53,8 @@ impl Matrix {
         }
     }
 
-    /// `[batch, tokens, in]` -> `[batch, tokens, out]`. Each sample of a batch is multiplied by itself, so that it comes out
-    /// the same, to the last bit, as it does alone.
+    /// `[batch, tokens, in]` -> `[batch, tokens, out]`.
     pub(crate) fn multiply(&self, x: Tensor<3>) -> Tensor<3> {
-        if let Self::Stored(stored) = self
-            && multiplies_stored(&x, stored)
-        {
-            return stored_matmul(x, stored);
-        }
         let weight = self.expand(&x.device(), float_dtype(&x));
         let product = times(x, weight);
         if let Self::Stored(stored) = self {
@@ -68,11 +65,6 @@ impl Matrix {
 
     /// `y[.., first..] += scale * x W^T`, for `x` `[batch, tokens, in]`.
     fn multiply_add(&self, y: Tensor<3>, x: Tensor<3>, first: usize, scale: f64) -> Tensor<3> {
-        if let Self::Stored(stored) = self
-            && multiplies_stored(&x, stored)
-        {
-            return stored_matmul_add(y, x, stored, first, scale);
-        }
         let added = self.multiply(x).mul_scalar(scale);
         let [batch, tokens, count] = added.dims();
         if count == y.dims()[2] {
@@ -81,6 +73,13 @@ impl Matrix {
         let place = [0..batch, 0..tokens, first..first + count];
         let sum = y.clone().slice(place.clone()) + added;
         y.slice_assign(place, sum)
+    }
+
+    fn as_stored(&self) -> Option<&StoredTensor> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            Self::Dense(_) => None,
+        }
     }
 
     /// Asks for the weight to be read from disk, if it is streamed.
@@ -120,6 +119,23 @@ impl LoraBranch {
     fn add_to(&self, y: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
         self.up.multiply_add(y, self.down.multiply(x), self.first_output, self.scale)
     }
+
+    /// The same in place, for some of the layer's outputs, with weights as stored.
+    fn apply(&self, x: View<'_>, outputs: &Range<usize>, y: ViewMut<'_>) {
+        let (Some(down), Some(up)) = (self.down.as_stored(), self.up.as_stored()) else { return };
+        let (&[rank, _], &[count, _]) = (down.shape(), up.shape()) else { return };
+        let first = self.first_output.max(outputs.start);
+        let end = (self.first_output + count).min(outputs.end);
+        if first >= end {
+            return;
+        }
+        let shape = [x.shape().batch, x.shape().tokens, rank];
+        let mut middle = vec![0.0; shape.iter().product()];
+        multiply(x, down, 0..rank, Start::Zero, 1.0, ViewMut::new(&mut middle, shape));
+        let rows = first - self.first_output..end - self.first_output;
+        let y = y.columns(first - outputs.start..end - outputs.start);
+        multiply(View::new(&middle, shape), up, rows, Start::Result, self.scale as f32, y);
+    }
 }
 
 /// `y = x W^T + b`, plus LoRA branches.
@@ -153,6 +169,14 @@ impl Linear {
     ///
     /// Each sample of a batch is multiplied by itself, so that it comes out the same, to the last bit, as it does alone.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let ([batch, tokens, input], [wanted, outputs]) = (x.dims(), self.shape());
+        if is_ours(&x) && self.is_as_stored() && input == wanted {
+            let x = numbers(x);
+            let mut y = vec![0.0; batch * tokens * outputs];
+            let shape = [batch, tokens, outputs];
+            self.apply(View::new(&x, [batch, tokens, input]), 0..outputs, ViewMut::new(&mut y, shape));
+            return tensor(y, shape);
+        }
         let branches = (!self.lora.is_empty()).then(|| x.clone());
         let mut y = self.weight.multiply(x);
         if let Some(bias) = &self.bias {
@@ -164,6 +188,27 @@ impl Linear {
             }
         }
         y
+    }
+
+    /// Whether all weights are as stored, so that [`apply`](Self::apply) can multiply with them.
+    pub(crate) fn is_as_stored(&self) -> bool {
+        let stored = |matrix: &Matrix| matches!(matrix, Matrix::Stored(_));
+        stored(&self.weight) && self.lora.iter().all(|b| stored(&b.down) && stored(&b.up))
+    }
+
+    /// Some of the outputs of [`forward`](Self::forward) into `y`, on the CPU in f32: `x` `[batch, tokens, in]`, `y` `[batch,
+    /// tokens, outputs]`.
+    pub(crate) fn apply(&self, x: View<'_>, outputs: Range<usize>, mut y: ViewMut<'_>) {
+        let Some(weight) = self.weight.as_stored() else { return };
+        let bias = self.bias.as_ref().map(|bias| numbers(bias.val()));
+        let start = match bias.as_ref().and_then(|bias| bias.get(outputs.clone())) {
+            Some(bias) => Start::Bias(bias),
+            None => Start::Zero,
+        };
+        multiply(x, weight, outputs.clone(), start, 1.0, y.lend());
+        for branch in &self.lora {
+            branch.apply(x, &outputs, y.lend());
+        }
     }
 
     /// Whether any weight of the layer is let go of after use.
@@ -201,6 +246,12 @@ impl Linear {
             let ranges = [0..input, branch.first_output..branch.first_output + count];
             let sum = weight.clone().slice(ranges.clone()) + delta;
             weight = weight.slice_assign(ranges, sum);
+        }
+        if is_ours(&weight) && dtype == FloatDType::F32 {
+            let [input, output] = weight.dims();
+            let merged = StoredTensor::from_numbers(vec![output, input], numbers(weight.transpose()));
+            self.weight = Matrix::Stored(merged);
+            return;
         }
         self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
     }
@@ -280,6 +331,9 @@ impl RmsNorm {
 
     /// `[..., features]` -> the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if is_ours(&x) && is_ours(&self.scale.val()) {
+            return kernels::norm::rms_norm(x, self.scale.val(), self.eps);
+        }
         let normed = in_f32(x, |x| {
             let mean_square = x.clone().square().mean_dim(D - 1);
             x.div(mean_square.add_scalar(self.eps).sqrt())
@@ -308,6 +362,9 @@ impl LayerNorm {
     /// `[batch, tokens, features]` -> the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (weight, bias) = (self.weight.val().cast(FloatDType::F32), self.bias.val().cast(FloatDType::F32));
+        if is_ours(&x) && is_ours(&weight) && is_ours(&bias) {
+            return kernels::norm::layer_norm(x, weight, bias, self.eps);
+        }
         in_f32(x, |x| module::layer_norm(x, weight, Some(bias), self.eps))
     }
 }
@@ -316,11 +373,6 @@ impl LayerNorm {
 pub(crate) fn layer_norm_plain(x: Tensor<3>, eps: f64) -> Tensor<3> {
     let ones = Tensor::<1>::ones([x.dims()[2]], (&x.device(), DType::F32));
     in_f32(x, |x| module::layer_norm(x, ones, None, eps))
-}
-
-/// `x * sigmoid(1.702 x)`, CLIP's fast approximation of GELU.
-pub(crate) fn quick_gelu(x: Tensor<3>) -> Tensor<3> {
-    x.clone() * sigmoid(x.mul_scalar(1.702))
 }
 
 /// Scaled dot-product attention; everything `[batch, heads, tokens, d]`, `bias` `[1, heads, tokens, tokens]`.

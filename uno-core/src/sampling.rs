@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::{FloatDType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::traits::{Conditioning, Event, Observer, VelocityInput, VelocityModel};
+use crate::traits::{Conditioning, Event, Observer, VelocityModel};
 
 /// Which sequence length shifts the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -71,12 +71,13 @@ pub fn denoise(
     let batch = latent.dims()[0];
     let guidance = vec![guidance; batch];
     let total = times.len().saturating_sub(1);
+    let velocity = model.prepare(conditioning);
     for (i, pair) in times.windows(2).enumerate() {
         let &[t, t_next] = pair else { continue };
         let start = Instant::now();
-        let input =
-            VelocityInput { latent: latent.clone(), t: &vec![t; batch], guidance: &guidance, conditioning };
-        let velocity = model.velocity(input)?.to_device(&latent.device()).cast(FloatDType::F32);
+        let velocity = velocity(latent.clone(), &vec![t; batch], &guidance)?
+            .to_device(&latent.device())
+            .cast(FloatDType::F32);
         // Python multiplies by the difference in double precision and rounds once.
         let dt = f64::from(t_next) - f64::from(t);
         let change = velocity.mul_scalar(dt as f32).cast(dtype).cast(FloatDType::F32);

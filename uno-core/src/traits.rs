@@ -91,6 +91,9 @@ pub struct VelocityInput<'a> {
     pub conditioning: &'a Conditioning,
 }
 
+/// A velocity model with its conditioning: of a packed noisy latent, times and guidance, as in [`VelocityInput`].
+pub type Velocity<'a> = Box<dyn Fn(Tensor<3>, &[f32], &[f32]) -> Result<Tensor<3>> + 'a>;
+
 /// Predicts the velocity `dx/dt` of a noisy latent.
 pub trait VelocityModel: Send + Sync {
     /// Velocity of the latent's tokens, `[batch, tokens, channels]`.
@@ -99,6 +102,14 @@ pub trait VelocityModel: Send + Sync {
     ///
     /// Shapes that do not fit together or to the model.
     fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>>;
+
+    /// The same with conditioning that stays from step to step. A model that can compute something of it once for all steps
+    /// does so at the first call; the results are those of [`velocity`](Self::velocity).
+    fn prepare<'a>(&'a self, conditioning: &'a Conditioning) -> Velocity<'a> {
+        Box::new(move |latent, t, guidance| {
+            self.velocity(VelocityInput { latent, t, guidance, conditioning })
+        })
+    }
 
     /// Features of a packed latent token; 64 for FLUX.
     fn in_channels(&self) -> usize;

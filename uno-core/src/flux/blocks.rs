@@ -2,14 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu_approximate, silu};
 use burn::tensor::ops::AttentionModuleOptions;
 
 use super::{FluxConfig, Rope};
-use crate::nn::{Linear, Prefetch, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
+use crate::kernels::activation::{gelu_tanh, silu};
+use crate::nn::{EPS, Linear, Prefetch, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
 use crate::weights::Weights;
-
-const EPS: f64 = 1e-6;
 
 /// What the conditioning vector does to one sublayer: `[batch, 1, hidden]` each.
 struct Modulation {
@@ -35,9 +33,9 @@ impl Modulation {
 
 /// Root mean square norms of queries and keys.
 #[derive(Module, Debug)]
-struct QkNorm {
-    query_norm: RmsNorm,
-    key_norm: RmsNorm,
+pub(super) struct QkNorm {
+    pub(super) query_norm: RmsNorm,
+    pub(super) key_norm: RmsNorm,
 }
 
 impl QkNorm {
@@ -66,7 +64,7 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, rope: &Rope) -> Tensor<3> {
 pub struct SelfAttention {
     /// To queries, keys and values, `[hidden, 3 * hidden]`.
     pub qkv: Linear,
-    norm: QkNorm,
+    pub(super) norm: QkNorm,
     /// Back to the stream, `[hidden, hidden]`.
     pub proj: Linear,
 }
@@ -130,7 +128,7 @@ impl Stream {
     /// What follows the joint attention: projection and MLP, each gated and added to `x`.
     fn finish(&self, x: Tensor<3>, attended: Tensor<3>, [first, second]: [Modulation; 2]) -> Tensor<3> {
         let x = x + first.gate * self.attn.proj.forward(attended);
-        let mlp = self.mlp_out.forward(gelu_approximate(self.mlp_in.forward(second.modulate(x.clone()))));
+        let mlp = self.mlp_out.forward(gelu_tanh(self.mlp_in.forward(second.modulate(x.clone()))));
         x + second.gate * mlp
     }
 }
@@ -142,7 +140,7 @@ pub struct DoubleStreamBlock {
     pub img: Stream,
     /// Text stream.
     pub txt: Stream,
-    num_heads: usize,
+    pub(super) num_heads: usize,
 }
 
 impl DoubleStreamBlock {
@@ -206,8 +204,8 @@ pub struct SingleStreamBlock {
     pub linear1: Linear,
     /// From attention and MLP back to the stream, `[hidden + mlp, hidden]`.
     pub linear2: Linear,
-    norm: QkNorm,
-    num_heads: usize,
+    pub(super) norm: QkNorm,
+    pub(super) num_heads: usize,
 }
 
 impl SingleStreamBlock {
@@ -242,7 +240,7 @@ impl SingleStreamBlock {
         let out = self.linear1.forward(modulation.modulate(x.clone()));
         let mlp_width = out.dims()[2] - 3 * hidden;
         let [q, k, v] = self.norm.split(out.clone().narrow(2, 0, 3 * hidden), self.num_heads);
-        let mlp = gelu_approximate(out.narrow(2, 3 * hidden, mlp_width));
+        let mlp = gelu_tanh(out.narrow(2, 3 * hidden, mlp_width));
         let joined = Tensor::cat(vec![attend(q, k, v, rope), mlp], 2);
         x + modulation.gate * self.linear2.forward(joined)
     }

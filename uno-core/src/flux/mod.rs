@@ -4,6 +4,7 @@
 
 mod blocks;
 mod config;
+mod in_place;
 mod model;
 mod rope;
 

@@ -1,13 +1,17 @@
 //! The whole transformer: tokens in, velocity out.
 
+use std::ops::Range;
+use std::sync::OnceLock;
+
 use burn::module::Module;
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
+use super::in_place::InPlace;
 use super::{DoubleStreamBlock, FluxConfig, Rope, SingleStreamBlock};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, Prefetch, layer_norm_plain, reading_ahead};
-use crate::traits::{VelocityInput, VelocityModel};
+use crate::kernels::activation::silu;
+use crate::nn::{EPS, Linear, Prefetch, layer_norm_plain, reading_ahead};
+use crate::traits::{Conditioning, Velocity, VelocityInput, VelocityModel};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// `in_layer`, SiLU, `out_layer`: from an embedding to the conditioning vector.
@@ -158,7 +162,7 @@ impl Flux {
         self.dtype
     }
 
-    /// The conditioning vector `[batch, hidden]` of timesteps, guidance and pooled text.
+    /// The conditioning vector `[batch, hidden]` of timesteps, guidance and what was made of the pooled text.
     fn conditioning_vector(&self, t: &[f32], guidance: &[f32], vec: Tensor<2>) -> Tensor<2> {
         let embed =
             |values: &[f32]| timestep_embedding(values, self.config.time_dim, &self.device, self.dtype);
@@ -166,7 +170,7 @@ impl Flux {
         if let Some(guidance_in) = &self.guidance_in {
             sum = sum + guidance_in.forward(embed(guidance));
         }
-        sum + self.vector_in.forward(vec)
+        sum + vec
     }
 
     fn check(&self, input: &VelocityInput<'_>) -> Result<()> {
@@ -198,48 +202,119 @@ impl Flux {
             + conditioning.references.iter().map(|r| r.dims()[1]).sum::<usize>();
         wanted("position ids [text, latent and reference tokens]", &[conditioning.ids.len()], &[sequence])
     }
-}
 
-impl VelocityModel for Flux {
-    fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>> {
-        self.check(&input)?;
-        let conditioning = input.conditioning;
+    /// What the conditioning alone decides.
+    fn prepared(&self, conditioning: &Conditioning) -> Prepared {
         let to_compute = |x: &Tensor<3>| x.clone().to_device(&self.device).cast(self.dtype);
-        let latent_tokens = input.latent.dims()[1];
-        let text_tokens = conditioning.txt.dims()[1];
-
-        let mut image: Vec<Tensor<3>> = vec![self.img_in.forward(to_compute(&input.latent))];
-        image.extend(conditioning.references.iter().map(|r| self.img_in.forward(to_compute(r))));
-        let mut img = Tensor::cat(image, 1);
-        let mut txt = self.txt_in.forward(to_compute(&conditioning.txt));
         let vec = conditioning.vec.clone().to_device(&self.device).cast(self.dtype);
-        let vec = self.conditioning_vector(input.t, input.guidance, vec);
-        let rope = Rope::new(&conditioning.ids, self.config.head_dim(), &self.device);
+        Prepared {
+            txt: self.txt_in.forward(to_compute(&conditioning.txt)),
+            references: conditioning.references.iter().map(|r| self.img_in.forward(to_compute(r))).collect(),
+            vec: self.vector_in.forward(vec),
+            rope: Rope::new(&conditioning.ids, self.config.head_dim(), &self.device),
+        }
+    }
 
-        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
-        for (i, block) in self.double_blocks.iter().enumerate() {
-            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
-            (img, txt) = reading_ahead(next, || block.forward(img, txt, &vec, &rope));
-        }
-        let mut joint = Tensor::cat(vec![txt, img], 1);
-        for (i, block) in self.single_blocks.iter().enumerate() {
-            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
-            joint = reading_ahead(next, || block.forward(joint, &vec, &rope));
-        }
-        let latent = joint.narrow(1, text_tokens, latent_tokens);
+    /// The velocity, for input that was checked.
+    fn prepared_velocity(&self, input: &VelocityInput<'_>, prepared: &Prepared) -> Result<Tensor<3>> {
+        let latent = input.latent.clone().to_device(&self.device).cast(self.dtype);
+        let latent_tokens = input.latent.dims()[1];
+        let text_tokens = prepared.txt.dims()[1];
+        let mut img = vec![self.img_in.forward(latent)];
+        img.extend(prepared.references.iter().cloned());
+        let (txt, rope) = (prepared.txt.clone(), &prepared.rope);
+        let vec = self.conditioning_vector(input.t, input.guidance, prepared.vec.clone());
+        let wanted = text_tokens..text_tokens + latent_tokens;
+        let latent = if self.runs_in_place(&txt, &vec) {
+            self.blocks_in_place(txt, img, &vec, rope, wanted)
+        } else {
+            self.blocks(txt, Tensor::cat(img, 1), &vec, rope).narrow(1, text_tokens, latent_tokens)
+        };
 
         let modulation: Tensor<3> = self.final_layer.ada_ln_modulation.forward(silu(vec).unsqueeze_dim(1));
         let hidden = self.config.hidden_size;
         let shift = modulation.clone().narrow(2, 0, hidden);
         let scale = modulation.narrow(2, hidden, hidden);
-        Ok(self.final_layer.linear.forward(layer_norm_plain(latent, 1e-6) * scale.add_scalar(1.0) + shift))
+        Ok(self.final_layer.linear.forward(layer_norm_plain(latent, EPS) * scale.add_scalar(1.0) + shift))
+    }
+
+    /// Whether all blocks run in place: on the CPU in f32, with weights as stored.
+    fn runs_in_place(&self, txt: &Tensor<3>, vec: &Tensor<2>) -> bool {
+        let double = self.double_blocks.iter().map(|block| block as &dyn Prefetch);
+        InPlace::serves(txt, vec, double.chain(self.single_blocks.iter().map(|block| block as &dyn Prefetch)))
+    }
+
+    /// All blocks, on the CPU. -> the tokens `wanted`, `[batch, these, hidden]`.
+    fn blocks_in_place(
+        &self,
+        txt: Tensor<3>,
+        img: Vec<Tensor<3>>,
+        vec: &Tensor<2>,
+        rope: &Rope,
+        wanted: Range<usize>,
+    ) -> Tensor<3> {
+        let mut state =
+            InPlace::new(txt, img, vec, rope, self.config.mlp_hidden, !self.single_blocks.is_empty());
+        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
+        for (i, block) in self.double_blocks.iter().enumerate() {
+            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
+            reading_ahead(next, || state.double(block));
+        }
+        for (i, block) in self.single_blocks.iter().enumerate() {
+            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
+            // After the last block nobody asks for text and references.
+            let tokens = if next.is_some() { 0..rope.tokens() } else { wanted.clone() };
+            reading_ahead(next, || state.single(block, tokens));
+        }
+        state.into_tokens(wanted)
+    }
+
+    /// All blocks. -> text and image, `[batch, tokens, hidden]`.
+    fn blocks(&self, mut txt: Tensor<3>, mut img: Tensor<3>, vec: &Tensor<2>, rope: &Rope) -> Tensor<3> {
+        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
+        for (i, block) in self.double_blocks.iter().enumerate() {
+            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
+            (img, txt) = reading_ahead(next, || block.forward(img, txt, vec, rope));
+        }
+        let mut joint = Tensor::cat(vec![txt, img], 1);
+        for (i, block) in self.single_blocks.iter().enumerate() {
+            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
+            joint = reading_ahead(next, || block.forward(joint, vec, rope));
+        }
+        joint
+    }
+}
+
+/// What is the same at every step, computed once.
+struct Prepared {
+    /// `[batch, text tokens, hidden]`.
+    txt: Tensor<3>,
+    /// `[batch, tokens, hidden]` each.
+    references: Vec<Tensor<3>>,
+    /// The pooled text's part of the conditioning vector, `[batch, hidden]`.
+    vec: Tensor<2>,
+    rope: Rope,
+}
+
+impl VelocityModel for Flux {
+    fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>> {
+        self.check(&input)?;
+        self.prepared_velocity(&input, &self.prepared(input.conditioning))
+    }
+
+    fn prepare<'a>(&'a self, conditioning: &'a Conditioning) -> Velocity<'a> {
+        let prepared = OnceLock::new();
+        Box::new(move |latent, t, guidance| {
+            let input = VelocityInput { latent, t, guidance, conditioning };
+            self.check(&input)?;
+            self.prepared_velocity(&input, prepared.get_or_init(|| self.prepared(conditioning)))
+        })
     }
 
     fn in_channels(&self) -> usize {
         self.config.in_channels
     }
 }
-
 /// Sinusoidal embedding `[cos, sin]` of `1000 * t` -> `[batch, dim]` (FLUX `layers.py: timestep_embedding`).
 ///
 /// In a 16-bit format `t` is rounded before the factor 1000 and the product once more, as in the official pipeline.

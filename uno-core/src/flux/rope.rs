@@ -1,5 +1,7 @@
 //! Rotary position embedding over three axes.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::nn::float_dtype;
@@ -16,6 +18,8 @@ pub struct Rope {
     cos: Tensor<5>,
     /// `[1, 1, tokens, D/2, 1]`, f32.
     sin: Tensor<5>,
+    /// The same numbers, for where they are needed as such: `[tokens, D/2]` each.
+    numbers: Arc<[Vec<f32>; 2]>,
 }
 
 impl Rope {
@@ -43,8 +47,24 @@ impl Rope {
     pub fn new(ids: &[PositionId], head_dim: usize, device: &Device) -> Self {
         let (cos, sin) = Self::angles(ids, head_dim);
         let shape = [1, 1, ids.len(), head_dim / 2, 1];
-        let tensor = |values| Tensor::from_data(TensorData::new(values, shape), (device, DType::F32));
-        Self { cos: tensor(cos), sin: tensor(sin) }
+        let tensor =
+            |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32));
+        Self { cos: tensor(&cos), sin: tensor(&sin), numbers: Arc::new([cos, sin]) }
+    }
+
+    /// Tokens that have angles.
+    pub(super) fn tokens(&self) -> usize {
+        self.cos.dims()[2]
+    }
+
+    /// The cosines, `[tokens, D/2]`.
+    pub(super) fn cos_numbers(&self) -> &[f32] {
+        &self.numbers[0]
+    }
+
+    /// The sines, `[tokens, D/2]`.
+    pub(super) fn sin_numbers(&self) -> &[f32] {
+        &self.numbers[1]
     }
 
     /// Rotates adjacent pairs in f32: `(x0, x1) -> (cos x0 - sin x1, sin x0 + cos x1)`.

@@ -11,7 +11,8 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, quick_gelu, split_heads};
+use crate::kernels::activation::quick_gelu;
+use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Activation of the MLP.

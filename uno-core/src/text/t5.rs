@@ -3,12 +3,14 @@
 //! After transformers' `models/t5/modeling_t5.py` (`T5EncoderModel`). There is no attention mask: padding is attended to.
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::gelu_approximate;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::kernels::activation::gated_gelu;
+use crate::kernels::attention::{Bias, attention as attention_in_place};
+use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, Linear, Prefetch, RmsNorm, attention, join_heads, reading_ahead, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
@@ -130,17 +132,45 @@ impl Block {
         }
     }
 
-    /// `x` `[batch, tokens, d_model]`, `bias` `[batch, heads, tokens, tokens]` -> as `x`.
-    fn forward(&self, x: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
+    /// `x` `[1, tokens, d_model]` -> the same.
+    fn forward(&self, x: Tensor<3>, bias: &PositionBias) -> Tensor<3> {
         let normed = self.attention_norm.forward(x.clone());
-        let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
-        let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
-        let attended = attention(heads(&self.q), heads(&self.k), heads(&self.v), Some(bias), options);
-        let x = x + self.o.forward(join_heads(attended));
+        let attended = self.attend(normed, bias);
+        let x = x + self.o.forward(attended);
         let normed = self.ff_norm.forward(x.clone());
-        let gated = gelu_approximate(self.wi_0.forward(normed.clone())) * self.wi_1.forward(normed);
+        let gated = gated_gelu(self.wi_0.forward(normed.clone()), self.wi_1.forward(normed));
         x + self.wo.forward(gated)
     }
+
+    /// `[1, tokens, d_model]` -> `[1, tokens, heads * d_kv]`.
+    fn attend(&self, normed: Tensor<3>, bias: &PositionBias) -> Tensor<3> {
+        match bias {
+            PositionBias::ByDistance(table) => {
+                let q = self.q.forward(normed.clone());
+                let shape = q.dims();
+                let (k, v) = (numbers(self.k.forward(normed.clone())), numbers(self.v.forward(normed)));
+                let mut q = numbers(q);
+                let [k, v] = [View::new(&k, shape), View::new(&v, shape)];
+                let bias = Bias::Distance(table);
+                attention_in_place(ViewMut::new(&mut q, shape), k, v, self.num_heads, 0..shape[1], 1.0, bias);
+                tensor(q, shape)
+            }
+            PositionBias::Whole(bias) => {
+                let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
+                let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+                let bias = Some(bias.clone());
+                join_heads(attention(heads(&self.q), heads(&self.k), heads(&self.v), bias, options))
+            }
+        }
+    }
+}
+
+/// What is added to attention scores by relative position.
+enum PositionBias {
+    /// `[heads, 2 tokens - 1]`, by key minus query, from `1 - tokens` on: for the kernel of this crate.
+    ByDistance(Vec<f32>),
+    /// `[1, heads, tokens, tokens]`: for burn's.
+    Whole(Tensor<4>),
 }
 
 impl Prefetch for Block {
@@ -215,32 +245,34 @@ impl T5Encoder {
     /// No ids, or an id beyond the vocabulary.
     pub fn forward(&self, ids: &[u32]) -> Result<Tensor<3>> {
         let mut x = self.embedding.forward(ids, &self.device, self.dtype)?;
-        let bias = self.position_bias(ids.len());
+        let bias = self.position_bias(ids.len(), &x);
         for (i, block) in self.blocks.iter().enumerate() {
             let next = self.blocks.get(i + 1).map(|block| block as &dyn Prefetch);
-            x = reading_ahead(next, || block.forward(x, bias.clone()));
+            x = reading_ahead(next, || block.forward(x, &bias));
         }
         Ok(self.final_layer_norm.forward(x))
     }
 
-    /// `[1, heads, tokens, tokens]`: what is added to attention scores by relative position.
-    fn position_bias(&self, tokens: usize) -> Tensor<4> {
-        let buckets: Vec<i64> = (0..tokens)
-            .flat_map(|query| (0..tokens).map(move |key| key as i64 - query as i64))
-            .map(|distance| {
-                bucket(
-                    distance,
-                    self.config.relative_attention_num_buckets,
-                    self.config.relative_attention_max_distance,
-                )
-            })
-            .collect();
+    /// What is added to attention scores between as many tokens as `x` has.
+    fn position_bias(&self, tokens: usize, x: &Tensor<3>) -> PositionBias {
+        let T5Config { num_heads, relative_attention_num_buckets: buckets, .. } = self.config;
+        let bucket = |distance| bucket(distance, buckets, self.config.relative_attention_max_distance);
+        let table = self.relative_attention_bias.val();
+        let last = tokens as i64 - 1;
+        if is_ours(x) && is_ours(&table) {
+            let table = numbers(table);
+            let of_head = |head: usize| {
+                (-last..=last)
+                    .map(move |d| (head, d))
+                    .map(|(head, d)| table[bucket(d) as usize * num_heads + head])
+            };
+            return PositionBias::ByDistance((0..num_heads).flat_map(of_head).collect());
+        }
+        let buckets: Vec<i64> =
+            (0..=last).flat_map(|query| (0..=last).map(move |key| key - query)).map(bucket).collect();
         let indices = Tensor::from_data(TensorData::new(buckets, [tokens * tokens]), &self.device);
-        self.relative_attention_bias
-            .val()
-            .select(0, indices)
-            .reshape([1, tokens, tokens, self.config.num_heads])
-            .permute([0, 3, 1, 2])
+        let bias = table.select(0, indices).reshape([1, tokens, tokens, num_heads]);
+        PositionBias::Whole(bias.permute([0, 3, 1, 2]))
     }
 }
 

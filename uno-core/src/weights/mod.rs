@@ -23,7 +23,7 @@ mod write;
 pub use checkpoint::Checkpoint;
 pub use dtype::{StorageDtype, e4m3_to_f32, f32_to_e4m3};
 pub use loader::{LoadOptions, Storage, Weights, load};
-pub(crate) use matmul::{multiplies_stored, stored_matmul, stored_matmul_add};
+pub(crate) use matmul::{Start, multiply};
 pub use report::{LoadReport, Mismatch};
 pub use stored::StoredTensor;
 pub use write::{TensorHeader, write};

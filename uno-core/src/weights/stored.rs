@@ -75,6 +75,19 @@ impl StoredTensor {
         Self::new(StorageDtype::F32, shape, bytes.into())
     }
 
+    /// f32 numbers in memory, taken over; there are as many as `shape` needs.
+    pub(crate) fn from_numbers(shape: Vec<usize>, numbers: Vec<f32>) -> Self {
+        struct Owner(Vec<f32>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                bytemuck::cast_slice(&self.0)
+            }
+        }
+        let bytes = bytes::Bytes::from_owner(Owner(numbers));
+        let new = Self::new(StorageDtype::F32, shape.clone(), bytes);
+        new.unwrap_or_else(|| Self::header_only(StorageDtype::F32, shape))
+    }
+
     /// Format in the file; of the first rows, where several formats are joined.
     pub fn dtype(&self) -> StorageDtype {
         self.segments.first().map_or(StorageDtype::F32, |s| s.dtype)
