@@ -6,8 +6,8 @@
     python benches/compare.py --quick          small sizes, few rounds
     python benches/compare.py --write          also renews docs/performance.md, its plot and benches/results.json
 
-It makes random checkpoints (6 GB) in target/compare. Every peer first shows that its result agrees with ours. A time that
-other programs took part in is taken again.
+It makes random checkpoints (6 GB) in target/compare. Every peer first shows that its result agrees with ours. A time
+that other programs took part in is taken again, for a while.
 """
 
 import argparse
@@ -46,14 +46,19 @@ def main():
         "machine": machine.describe(args.threads),
         "cases": {},
     }
+    earlier = folder / "results.json"
+    if args.only and earlier.exists():
+        results["cases"] = json.loads(earlier.read_text())["cases"]
     for case in cases.all_cases(commands, args.quick):
         if not args.only or any(case.name.startswith(name) for name in args.only):
             print(f"{case.title} ...", file=sys.stderr, flush=True)
-            sides = measure(case, env, args.lock)
+            sides = measure(case, env, args.lock, args.patience)
             differences(case, sides, commands)
             results["cases"][case.name] = {"title": case.title, "sides": sides}
             print(summary(sides), file=sys.stderr, flush=True)
-            (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            earlier.write_text(json.dumps(results, indent=1) + "\n")
+    order = [case.name for case in cases.all_cases(commands, args.quick)]
+    results["cases"] = {name: results["cases"][name] for name in order if name in results["cases"]}
     text = report.markdown(results)
     print(text)
     if args.write:
@@ -66,9 +71,10 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="small sizes and few rounds: whether it works")
     p.add_argument("--write", action="store_true", help="renew the page, its plot and the results in the repository")
-    p.add_argument("--only", nargs="*", help="cases by the beginning of their names, for example: dit tokens/256 vae")
+    p.add_argument("--only", nargs="*", help="cases by the beginning of their names; the others' results stay")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each program")
     p.add_argument("--folder", type=Path, default=ROOT / "target/compare", help="where the checkpoints are made")
+    p.add_argument("--patience", type=float, default=30, help="seconds to wait in each case while others are busy")
     p.add_argument("--lock", type=Path, help="a file to lock (flock) during each run, where several share a machine")
     return p.parse_args()
 

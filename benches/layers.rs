@@ -1,6 +1,6 @@
 //! cargo bench --bench layers -- --layer gelu
 //!
-//! Single operations at FLUX's sizes. The counterparts are `peers/layers.py`.
+//! Single operations at FLUX's sizes: uno-core's linear layer, and burn's operations. The counterparts are `peers/layers.py`.
 
 mod common;
 
@@ -52,7 +52,7 @@ struct Arguments {
     timing: Timing,
 }
 
-/// The operations as uno-core has them.
+/// What burn offers, as uno-core uses it wherever it has no kernel of its own.
 mod ops {
     use super::*;
 

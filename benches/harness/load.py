@@ -39,6 +39,14 @@ class Others:
         return max(0.0, (busy - self.busy - own) / (elapsed * os.cpu_count()))
 
 
+def quiet(limit):
+    """Whether others leave the processors alone just now."""
+    others = Others()
+    others.start()
+    time.sleep(0.3)
+    return others.stop(0.0) <= limit
+
+
 @contextlib.contextmanager
 def locked(path, exclusive):
     """Holds a lock file that all who use this machine agreed on, if there is one."""

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-from .load import Others, locked, process_seconds
+from .load import Others, locked, process_seconds, quiet
 
-# Above this share of the processors in others' hands a time is taken again, so many times at most.
-OTHERS_LIMIT, RETRIES = 0.1, 4
+# Above this share of the processors in others' hands a time does not count, if there are others to go by.
+OTHERS_LIMIT = 0.1
 
 
 class Server:
@@ -62,9 +62,9 @@ class Launcher:
         pass
 
 
-def measure(case, env, lock):
+def measure(case, env, lock, patience):
     """Times of each side by its name, taken in turns: {"ms": [...], "others": [...], "relative_l2": ...}."""
-    servers = {}
+    servers, turns = {}, Turns(lock, patience)
     try:
         for side in case.sides:
             with locked(lock, exclusive=False):
@@ -73,14 +73,14 @@ def measure(case, env, lock):
         for server in servers.values():
             first = server.ready.get("first_ms", 0)
             if case.whole_process or first < 250:
-                ms, _ = turn(server, lock)
+                ms, _ = turns.take(server)
             if not case.whole_process and first < 250:
                 # Short work is repeated, so that one figure stands for a quarter of a second; the median counts.
                 server.runs = max(1, min(25, round(250 / max(ms, 0.01))))
         names = list(servers)
         for i in range(case.rounds):
             for name in names[i % len(names) :] + names[: i % len(names)]:
-                ms, others = turn(servers[name], lock)
+                ms, others = turns.take(servers[name])
                 results[name]["ms"].append(ms)
                 results[name]["others"].append(round(others, 3))
     finally:
@@ -88,24 +88,45 @@ def measure(case, env, lock):
             server.close()
     for result in results.values():
         result.pop("ready", None)
-        result["median_ms"] = statistics.median(result["ms"])
+        result["median_ms"] = statistics.median(clean(result["ms"], result["others"]))
     return results
 
 
-def turn(server, lock):
-    """One time; again, if others were busy."""
-    for _ in range(RETRIES):
-        with locked(lock, exclusive=True):
-            time.sleep(0.05)
-            ms, others = server.run()
-        if others <= OTHERS_LIMIT:
-            break
-        print(f"  others took {others:.0%} of the processors; once more", file=sys.stderr, flush=True)
-        time.sleep(1)
-    return ms, others
+class Turns:
+    """One program at a time, while others are quiet."""
+
+    def __init__(self, lock, patience):
+        self.lock, self.patience = lock, patience
+
+    def take(self, server):
+        """A time and the share of others; taken again while others are busy and there is patience left, in seconds."""
+        while True:
+            start = time.monotonic()
+            with locked(self.lock, exclusive=True):
+                start = time.monotonic()
+                if self.patience <= 0 or quiet(OTHERS_LIMIT):
+                    ms, others = server.run()
+                    if self.patience <= 0 or others <= OTHERS_LIMIT:
+                        return ms, others
+            time.sleep(1)
+            self.patience -= time.monotonic() - start
+            if self.patience <= 0:
+                print("  other programs are busy; waited long enough", file=sys.stderr, flush=True)
+
+
+def clean(values, *shares):
+    """The values of the rounds in which others were quiet; all, if there is no such round."""
+    found = [value for value, *others in zip(values, *shares) if max(others) <= OTHERS_LIMIT]
+    return found or list(values)
+
+
+def is_clean(*results):
+    """Whether there is a round in which others were quiet for all."""
+    return any(max(shares) <= OTHERS_LIMIT for shares in zip(*(result["others"] for result in results)))
 
 
 def ratio(result, other):
     """How many times as long `other` takes, (median, least, most) over the rounds."""
-    ratios = sorted(b / a for a, b in zip(result["ms"], other["ms"]))
+    ratios = [b / a for a, b in zip(result["ms"], other["ms"])]
+    ratios = sorted(clean(ratios, result["others"], other["others"]))
     return statistics.median(ratios), ratios[0], ratios[-1]

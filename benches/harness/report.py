@@ -2,10 +2,10 @@
 
 import math
 
-from .measure import ratio
+from .measure import is_clean, ratio
 
 BEGIN, END = "<!-- compare.py: begin -->", "<!-- compare.py: end -->"
-LIBRARY = {"load", "startup", "t5", "clip", "decode", "encode", "dit"}
+MARK = "†"
 
 
 def markdown(results):
@@ -14,24 +14,22 @@ def markdown(results):
     parts = [about(machine, results), side_by_side(cases)]
     if "dit" in cases:
         parts.append(storages(cases["dit"]))
-    growths = [growth(cases, "tokens"), growth(cases, "steps")]
-    return "\n\n".join([*parts, *(text for text in growths if text)])
+    parts += [growth(cases, "tokens"), growth(cases, "steps")]
+    text = "\n\n".join(part for part in parts if part)
+    if MARK in text:
+        text += f"\n\n{MARK}: other programs were busy in every round, so that the figure is a rough one."
+    return text
 
 
 def about(machine, results):
     v = machine["versions"]
     packages = ", ".join(f"{name} {v[name]}" for name in ("torch", "diffusers", "transformers") if v.get(name))
     sets = ", ".join(machine["instruction_sets"])
-    others = [
-        share for case in results["cases"].values() for side in case["sides"].values() for share in side["others"]
-    ]
-    busy = sum(share > 0.1 for share in others)
     return (
         f"{results['date']}, commit {v['commit']}. {machine['cpu']} (family and model "
         f"{'/'.join(x or '?' for x in machine['cpu_family_model'])}; {sets}), {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, {machine['system']}; {machine['threads']} threads, f32. rustc {v['rustc']}; Python "
-        f"{v['python']}, {packages}. Other programs took more than a tenth of the processors in {busy} of {len(others)} "
-        "timed runs."
+        f"{machine['memory_gib']} GiB, {machine['system']}; {machine['threads']} threads, f32. rustc {v['rustc']}; "
+        f"Python {v['python']}, {packages}."
     )
 
 
@@ -46,7 +44,8 @@ def times(ours, other):
     """How many times as fast ours is, with the range over the rounds."""
     middle, low, high = ratio(ours, other)
     digits = 1 if middle >= 10 else 2
-    return f"**{middle:.{digits}f}** ({low:.{digits}f} to {high:.{digits}f})"
+    mark = "" if is_clean(ours, other) else f" {MARK}"
+    return f"**{middle:.{digits}f}** ({low:.{digits}f} to {high:.{digits}f}){mark}"
 
 
 def row(title, ours, torch, library):
@@ -60,8 +59,8 @@ def row(title, ours, torch, library):
 
 def side_by_side(cases):
     lines = [
-        "| work | uno-rs | PyTorch, official structure | its time / ours | diffusers or transformers | its time / ours | "
-        "difference of results |",
+        "| work | uno-rs | PyTorch, official structure | its time / ours | diffusers or transformers | "
+        "its time / ours | difference of results |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, case in cases.items():
@@ -90,14 +89,8 @@ def storages(case):
     for name, title in names.items():
         if name in case["sides"]:
             side = case["sides"][name]
-            middle, low, high = ratio(ours, side)
             error = side.get("relative_l2_to_f32")
-            cells = [
-                title,
-                milliseconds(side),
-                f"**{middle:.2f}** ({low:.2f} to {high:.2f})",
-                f"{error:.0e}" if error else "",
-            ]
+            cells = [title, milliseconds(side), times(ours, side), f"{error:.0e}" if error else ""]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""Files of the benchmarks: manifests for `examples/make_checkpoint.rs`, and its checkpoints in the layouts of diffusers and
-transformers. `compare.py` calls it.
+"""Files of the benchmarks: manifests for `examples/make_checkpoint.rs`, and its checkpoints in the layouts of diffusers
+and transformers. `compare.py` calls it.
 
-    prepare.py manifests FOLDER            writes dit.json, lora.json, ae.json, t5.json, clip.json, linear.json
-    prepare.py layouts FOLDER              makes folders of dit.safetensors with lora.safetensors merged, ae, t5 and clip
+    prepare.py manifests FOLDER     writes dit.json, lora.json, ae.json, t5.json, clip.json, linear.json
+    prepare.py layouts FOLDER       makes folders of dit.safetensors with lora.safetensors merged, ae, t5 and clip
 """
 
 import json
