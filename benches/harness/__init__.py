@@ -1,0 +1,1 @@
+"""What `compare.py` consists of: the cases, how they are measured, and the report."""
