@@ -11,7 +11,7 @@ use crate::kernels::ViewMut;
 use crate::kernels::group_norm::Affine;
 
 /// Squares of 2x2 that are worked on at a time, in each thread.
-const SQUARES: usize = 256;
+const SQUARES: usize = 128;
 /// Numbers between the rows of transformed inputs and results, so that they do not all fall in the same lines of the cache.
 const GAP: usize = 16;
 
