@@ -47,6 +47,8 @@ macro_rules! vectorized {
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod convolution;
+pub(crate) mod group_norm;
 mod math;
 pub(crate) mod norm;
 pub(crate) mod rope;

@@ -5,7 +5,10 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::AttentionModuleOptions;
 
 use super::layers::{Conv2d, GroupNorm};
+use super::picture::Picture;
 use super::strips::rows_of;
+use crate::kernels::attention::{Bias, attention as attend};
+use crate::kernels::{View, ViewMut};
 use crate::nn::attention;
 use crate::weights::Weights;
 
@@ -39,6 +42,16 @@ impl ResnetBlock {
             Some(shortcut) => shortcut.pointwise(rows_of(&x, rows)),
             None => rows_of(&x, rows),
         })
+    }
+
+    /// The same on the CPU in f32. At its most, two pictures of the wider of input and output are in memory.
+    pub(super) fn run(&self, mut x: Picture) -> Picture {
+        let h = self.conv1.run_same(&x, Some(&self.norm1.measured(&x)));
+        if let Some(shortcut) = &self.nin_shortcut {
+            x = shortcut.run_pointwise(x);
+        }
+        self.conv2.add_same(&h, &self.norm2.measured(&h), &mut x);
+        x
     }
 }
 
@@ -82,6 +95,20 @@ impl AttnBlock {
         let grid = attended.swap_dims(2, 3).reshape([batch, channels, height, width]);
         x + self.proj_out.pointwise(grid)
     }
+
+    /// The same on the CPU in f32.
+    fn run(&self, mut x: Picture) -> Picture {
+        let normed = self.norm.run(&x);
+        let [mut q, k, v] = [&self.q, &self.k, &self.v].map(|conv| conv.run_to_tokens(&normed));
+        drop(normed);
+        let (tokens, channels) = (x.height * x.width, x.channels);
+        let shape = [1, tokens, channels];
+        let scale = 1.0 / (channels as f32).sqrt();
+        let [k, v] = [View::new(&k, shape), View::new(&v, shape)];
+        attend(ViewMut::new(&mut q, shape), k, v, 1, 0..tokens, scale, Bias::None);
+        self.proj_out.add_from_tokens(&q, &mut x);
+        x
+    }
 }
 
 /// The middle of encoder and decoder: residual block, attention, residual block.
@@ -105,5 +132,10 @@ impl Mid {
     pub(super) fn forward(&self, x: Tensor<4>, budget: usize) -> Tensor<4> {
         let x = self.attn_1.forward(self.block_1.forward(x, budget), budget);
         self.block_2.forward(x, budget)
+    }
+
+    /// The same on the CPU in f32.
+    pub(super) fn run(&self, x: Picture) -> Picture {
+        self.block_2.run(self.attn_1.run(self.block_1.run(x)))
     }
 }

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::AutoEncoderConfig;
 use super::blocks::{Mid, ResnetBlock};
 use super::layers::{Conv2d, GroupNorm};
+use super::picture::Picture;
 use crate::weights::Weights;
 
 /// The decoder half of the autoencoder.
@@ -57,6 +58,9 @@ impl Decoder {
 
     /// `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`, in strips of at most `budget` bytes.
     pub(super) fn forward(&self, z: Tensor<4>, budget: usize) -> Tensor<4> {
+        if self.conv_in.is_ours_with(&z) {
+            return self.run(Picture::from_tensor(z)).into_tensor();
+        }
         let mut h = self.mid.forward(self.conv_in.same(z, None, budget), budget);
         for level in self.up.iter().rev() {
             h = level.block.iter().fold(h, |h, block| block.forward(h, budget));
@@ -66,5 +70,17 @@ impl Decoder {
         }
         let activation = self.norm_out.then_silu(&h, budget);
         self.conv_out.same(h, Some(&activation), budget)
+    }
+
+    /// The same on the CPU in f32, of one sample.
+    fn run(&self, z: Picture) -> Picture {
+        let mut h = self.mid.run(self.conv_in.run_same(&z, None));
+        for level in self.up.iter().rev() {
+            h = level.block.iter().fold(h, |h, block| block.run(h));
+            if let Some(upsample) = &level.upsample {
+                h = upsample.run_doubling(&h);
+            }
+        }
+        self.conv_out.run_same(&h, Some(&self.norm_out.measured(&h)))
     }
 }

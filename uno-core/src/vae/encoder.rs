@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::AutoEncoderConfig;
 use super::blocks::{Mid, ResnetBlock};
 use super::layers::{Conv2d, GroupNorm};
+use super::picture::Picture;
 use crate::weights::Weights;
 
 /// The encoder half of the autoencoder.
@@ -56,6 +57,9 @@ impl Encoder {
 
     /// `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`: mean, then log-variance, in strips of at most `budget` bytes.
     pub(super) fn forward(&self, x: Tensor<4>, budget: usize) -> Tensor<4> {
+        if self.conv_in.is_ours_with(&x) {
+            return self.run(Picture::from_tensor(x)).into_tensor();
+        }
         let mut h = self.conv_in.same(x, None, budget);
         for level in &self.down {
             h = level.block.iter().fold(h, |h, block| block.forward(h, budget));
@@ -66,5 +70,19 @@ impl Encoder {
         let h = self.mid.forward(h, budget);
         let activation = self.norm_out.then_silu(&h, budget);
         self.conv_out.same(h, Some(&activation), budget)
+    }
+
+    /// The same on the CPU in f32, of one sample.
+    fn run(&self, x: Picture) -> Picture {
+        let mut h = self.conv_in.run_same(&x, None);
+        drop(x);
+        for level in &self.down {
+            h = level.block.iter().fold(h, |h, block| block.run(h));
+            if let Some(downsample) = &level.downsample {
+                h = downsample.run_halving(&h);
+            }
+        }
+        let h = self.mid.run(h);
+        self.conv_out.run_same(&h, Some(&self.norm_out.measured(&h)))
     }
 }

@@ -3,6 +3,10 @@
 //! A picture of 1024x1024 with 256 channels takes 1 GB, and so would each of its copies: normalized, activated, reordered for
 //! the convolution. Here those copies hold a strip of rows. Each number of the result comes from the same operations as if
 //! the whole were computed at once.
+//!
+//! On the CPU in f32, `run` and its kind in [`cpu`] take the place of all that.
+
+mod cpu;
 
 use std::ops::Range;
 

@@ -4,10 +4,8 @@
 //! the step adds. Bytes saturate, so that absurd sizes give an absurd answer and no overflow.
 
 use super::AutoEncoderConfig;
-use super::strips::{Plan, STRIP_BYTES};
-
-/// Keys and scores of one tile of burn's attention, per query.
-const SCORES: usize = 64;
+use crate::kernels::convolution::winograd::{self, Source};
+use crate::kernels::convolution::{halving, pointwise};
 
 impl AutoEncoderConfig {
     /// Bytes that decoding to one picture of `width` x `height` takes at its most, above the weights, on the CPU: what is held
@@ -69,48 +67,55 @@ impl Walk {
         self.peak = self.peak.max(parts.iter().copied().fold(0, usize::saturating_add));
     }
 
-    /// Notes a convolution: by strips above its input (unless `kept`, which counts it) and result, else at once.
-    fn run(&mut self, plan: Plan, kept: usize, in_place: bool) {
-        let [input, output] = plan.planes(plan.steps);
-        let strip = plan.strips(STRIP_BYTES).first().map_or(0, ExactSizeIterator::len);
-        // The weights in the order of the convolution.
-        let weights = 9 * size_of::<f32>() * plan.channels[0] * plan.channels[1];
-        if strip == plan.steps {
-            self.note(&[kept, 2 * input, output, plan.patches(strip), weights]);
-        } else {
-            let input = if kept == 0 || in_place { input } else { 0 };
-            let output = if in_place { 0 } else { output };
-            self.note(&[kept, input, output, plan.bytes(strip), weights]);
-        }
+    /// Notes a 3x3 convolution beside so many `kept` bytes (its input among them): its weights are transformed, and then it
+    /// makes its result.
+    fn run(&mut self, channels: [usize; 2], source: Source, kept: usize, result: usize) {
+        let weights = winograd::weight_bytes(channels, source);
+        let as_loaded = 9 * size_of::<f32>() * channels[0] * channels[1];
+        self.note(&[kept, weights, as_loaded]);
+        let scale = if source == Source::Doubled { 2 } else { 1 };
+        let size = [self.height, self.width].map(|length| length.saturating_mul(scale));
+        self.note(&[kept, weights, result, winograd::scratch_bytes(channels, size, source)]);
     }
 
-    /// The first or last convolution: its input is not needed afterwards.
-    fn convolve(&mut self, channels: [usize; 2]) {
-        self.run(Plan::same(channels, self.height, self.width), 0, false);
+    /// The first or last convolution.
+    fn convolve(&mut self, [input, output]: [usize; 2]) {
+        self.run([input, output], Source::Same, self.plane(input), self.plane(output));
     }
 
-    /// A residual block: the first convolution keeps its input, the second writes over its own.
+    /// A residual block: the first convolution makes a picture, the second adds to the input, whose channels were changed
+    /// before if they have to.
     fn resnet(&mut self, [input, output]: [usize; 2]) {
-        let kept = self.plane(input);
-        self.run(Plan::same([input, output], self.height, self.width), kept, false);
-        self.run(Plan::same([output, output], self.height, self.width), kept, true);
+        let made = self.plane(output);
+        self.run([input, output], Source::Same, self.plane(input), made);
+        if input != output {
+            let scratch = pointwise::scratch_bytes([input, output], self.height.saturating_mul(self.width));
+            let weights = size_of::<f32>() * input * output;
+            self.note(&[made, self.plane(input.max(output)), weights, scratch]);
+        }
+        self.run([output, output], Source::Same, made.saturating_mul(2), 0);
     }
 
     fn middle(&mut self, channels: usize) {
         self.resnet([channels, channels]);
-        // Attention: its input; queries, keys and values twice; the result.
-        let plane = self.plane(channels);
-        self.note(&[plane.saturating_mul(8), self.plane(SCORES)]);
+        // Attention: its input, that normed, queries, keys and values.
+        let weights = size_of::<f32>() * channels * channels;
+        self.note(&[self.plane(channels).saturating_mul(5), weights]);
         self.resnet([channels, channels]);
     }
 
     fn double(&mut self, channels: usize) {
-        self.run(Plan::doubling(channels, self.height, self.width), 0, false);
+        let plane = self.plane(channels);
+        self.run([channels; 2], Source::Doubled, plane, plane.saturating_mul(4));
         (self.height, self.width) = (self.height.saturating_mul(2), self.width.saturating_mul(2));
     }
 
     fn halve(&mut self, channels: usize) {
-        self.run(Plan::halving(channels, self.height, self.width), 0, false);
+        let before = self.plane(channels);
         (self.height, self.width) = (self.height / 2, self.width / 2);
+        let scratch = halving::scratch_bytes(channels, channels, [self.height, self.width]);
+        // The weights as loaded, and in the order in which they are used.
+        let weights = 2 * 9 * size_of::<f32>() * channels * channels;
+        self.note(&[before, self.plane(channels), weights, scratch]);
     }
 }

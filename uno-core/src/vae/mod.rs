@@ -7,6 +7,7 @@ mod decoder;
 mod encoder;
 mod layers;
 mod memory;
+mod picture;
 mod strips;
 mod tiles;
 
