@@ -1,6 +1,6 @@
 //! cargo bench --bench layers -- --layer gelu
 //!
-//! Single operations at FLUX's sizes: uno-core's linear layer, and burn's operations. The counterparts are `peers/layers.py`.
+//! Single operations at FLUX's sizes, uno-core's own. The counterparts are `peers/layers.py`.
 
 mod common;
 
@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu_approximate, silu};
-use burn::tensor::module;
+use burn::tensor::activation::silu;
 use clap::{Parser, ValueEnum};
 use common::{Timing, tensor};
 use uno_core::nn::Linear;
+use uno_core::ops;
 use uno_core::weights::{Checkpoint, LoadOptions, load};
 use uno_core::{device, tensor_to_vec};
 
@@ -52,34 +52,17 @@ struct Arguments {
     timing: Timing,
 }
 
-/// What burn offers, as uno-core uses it wherever it has no kernel of its own.
-mod ops {
-    use super::*;
-
-    pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-        module::attention(q, k, v, None, None, Default::default())
-    }
-
-    pub(crate) fn gelu(x: Tensor<3>) -> Tensor<3> {
-        gelu_approximate(x)
-    }
-
-    pub(crate) fn modulate(x: Tensor<3>, scale: Tensor<3>, shift: Tensor<3>) -> Tensor<3> {
-        let ones = Tensor::<1>::ones([x.dims()[2]], &x.device());
-        module::layer_norm(x, ones, None, 1e-6) * scale.add_scalar(1.0) + shift
-    }
-
-    pub(crate) fn group_norm_silu(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<4> {
-        let [batch, channels, rows, width] = x.dims();
-        let (groups, numbers) = (32, channels / 32 * rows * width);
-        let grouped = x.reshape([batch, groups, numbers]);
-        let mean = grouped.clone().mean_dim(2);
-        let variance = (grouped.clone() - mean.clone()).square().mean_dim(2);
-        let normed =
-            ((grouped - mean) / variance.add_scalar(1e-6).sqrt()).reshape([batch, channels, rows, width]);
-        let affine = |p: Tensor<1>| p.reshape([1, channels, 1, 1]);
-        silu(normed * affine(weight) + affine(bias))
-    }
+/// Of burn's operations.
+fn group_norm_silu(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>) -> Tensor<4> {
+    let [batch, channels, rows, width] = x.dims();
+    let (groups, numbers) = (32, channels / 32 * rows * width);
+    let grouped = x.reshape([batch, groups, numbers]);
+    let mean = grouped.clone().mean_dim(2);
+    let variance = (grouped.clone() - mean.clone()).square().mean_dim(2);
+    let normed =
+        ((grouped - mean) / variance.add_scalar(1e-6).sqrt()).reshape([batch, channels, rows, width]);
+    let affine = |p: Tensor<1>| p.reshape([1, channels, 1, 1]);
+    silu(normed * affine(weight) + affine(bias))
 }
 
 fn main() -> Result<()> {
@@ -97,25 +80,32 @@ fn main() -> Result<()> {
             timing.run("linear", || Ok(tensor_to_vec(linear.forward(x.clone()))?))
         }
         Layer::Attention => {
-            let [q, k, v] = [1, 2, 3].map(|seed| tensor::<4>(seed, [1, heads, rows, width], &device));
-            timing.run("attention", || Ok(tensor_to_vec(ops::attention(q.clone(), k.clone(), v.clone()))?))
+            // The peer's `[1, heads, rows, width]`, as uno-core has it.
+            let [q, k, v] = [1, 2, 3].map(|seed| {
+                let x = tensor::<4>(seed, [1, heads, rows, width], &device);
+                let joined = x.swap_dims(1, 2).reshape([1, rows, heads * width]).into_data();
+                Tensor::<3>::from_data(joined, &device)
+            });
+            timing.run("attention", || {
+                Ok(tensor_to_vec(ops::attention(q.clone(), k.clone(), v.clone(), heads))?)
+            })
         }
         Layer::Gelu => {
             let x = x();
-            timing.run("gelu", || Ok(tensor_to_vec(ops::gelu(x.clone()))?))
+            timing.run("gelu", || Ok(tensor_to_vec(ops::gelu_tanh(x.clone()))?))
         }
         Layer::Modulate => {
             let (x, scale, shift) =
                 (x(), tensor(2, [1, 1, width], &device), tensor(3, [1, 1, width], &device));
             timing.run("modulate", || {
-                Ok(tensor_to_vec(ops::modulate(x.clone(), scale.clone(), shift.clone()))?)
+                Ok(tensor_to_vec(ops::modulate(x.clone(), shift.clone(), scale.clone(), 1e-6))?)
             })
         }
         Layer::GroupNormSilu => {
             let x = tensor::<4>(1, [1, heads, rows, width], &device);
             let (weight, bias) = (tensor(2, [heads], &device), tensor(3, [heads], &device));
             timing.run("group norm and silu", || {
-                Ok(tensor_to_vec(ops::group_norm_silu(x.clone(), weight.clone(), bias.clone()))?)
+                Ok(tensor_to_vec(group_norm_silu(x.clone(), weight.clone(), bias.clone()))?)
             })
         }
     }

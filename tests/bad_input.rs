@@ -155,7 +155,12 @@ fn wrong_shapes_are_named_with_both_shapes() {
     for (file, name, got, wanted) in [
         ("flux1-dev.safetensors", "single_blocks.0.linear2.weight", vec![320, 64], "[64, 320]"),
         ("ae.safetensors", "decoder.mid.block_1.conv1.weight", vec![32, 32, 9], "[32, 32, 3, 3]"),
-        ("dit_lora.safetensors", "double_blocks.0.processor.qkv_lora1.up.weight", vec![4, 192], "[192, 4]"),
+        (
+            "dit_lora.safetensors",
+            "double_blocks.0.processor.qkv_lora1.up.weight",
+            vec![4, 192],
+            "[outputs, 4]",
+        ),
         (
             "t5/model.safetensors",
             "encoder.block.1.layer.1.DenseReluDense.wo.weight",
@@ -298,7 +303,7 @@ fn a_lora_for_another_model_is_refused() {
     };
     with_tensors(&desk, "dit_lora.safetensors", widen, || {
         desk.run("--model model")
-            .refused(&desk, &["dit_lora.safetensors", "[4, 128]", "[4, 64]", "width 64"]);
+            .refused(&desk, &["dit_lora.safetensors", "[384, 4]", "[192, 4]", "another width than 64"]);
     });
     // Of a model of more blocks.
     let deepen = |tensors: &mut Tensors| {
@@ -312,7 +317,7 @@ fn a_lora_for_another_model_is_refused() {
     with_tensors(&desk, "dit_lora.safetensors", deepen, || {
         desk.run("--model model").refused(&desk, &["dit_lora.safetensors", "double_blocks.2.", "2 double"]);
     });
-    // Of another training program.
+    // Of another training program, and not whole.
     let rename = |tensors: &mut Tensors| {
         let tensor = tensors.pop_first().unwrap().1;
         *tensors =
@@ -320,10 +325,11 @@ fn a_lora_for_another_model_is_refused() {
     };
     with_tensors(&desk, "dit_lora.safetensors", rename, || {
         desk.run("--model model")
-            .refused(&desk, &["dit_lora.safetensors", "no UNO LoRA", "processor.qkv_lora1"]);
+            .refused(&desk, &["dit_lora.safetensors", "half is missing", "img_attn_proj.lora_up.weight"]);
     });
     // No LoRA at all.
-    desk.run("--model model --lora model/ae.safetensors").refused(&desk, &["ae.safetensors", "no UNO LoRA"]);
+    desk.run("--model model --lora model/ae.safetensors")
+        .refused(&desk, &["ae.safetensors", "is no LoRA for FLUX"]);
     desk.run("--model model --lora model/t5/spiece.model").refused(&desk, &["spiece.model"]);
 }
 

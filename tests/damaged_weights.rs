@@ -557,7 +557,11 @@ fn lora_files_of_every_style_whose_halves_do_not_fit_are_refused() {
             lora.insert(key.to_owned(), tensor);
             lora
         };
-        lora_refused(&mut model, &with(&down, matrix(RANK + 1, width)), &[&down, &up, "rank 3", "rank 2"]);
+        lora_refused(
+            &mut model,
+            &with(&down, matrix(RANK + 1, width)),
+            &[&down, &up, "rank 3", "[outputs, 3]"],
+        );
         for shape in [&[0, 64][..], &[2, 0], &[], &[128], &[2, 8, 8], &[2, 64, 2, 1]] {
             let numbers = vec![0.0; shape.iter().product()];
             let words = [&down[..], &format!("{shape:?}"), "wanted a matrix"];

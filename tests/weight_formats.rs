@@ -237,6 +237,28 @@ fn a_lora_merged_by_convert_is_the_lora_beside_the_weights() {
 }
 
 #[test]
+fn a_lora_on_quantized_weights_is_the_same_beside_them_and_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, lora_file) = (dit_path(&dev64()), dev64().join("model/dit_lora.safetensors"));
+    for (storage, extension) in
+        [("fp8", "safetensors"), ("fp8_scaled", "safetensors"), ("q8_0", "gguf"), ("q4_0", "gguf")]
+    {
+        let out = folder.path().join(format!("{storage}.{extension}"));
+        let paths = [&input, &out].map(|path| path.to_str().unwrap().to_owned());
+        let (done, errors) = convert(&["--input", &paths[0], "--storage", storage, "--out", &paths[1]]);
+        assert!(done, "{storage}: {errors}");
+        let mut model = Flux::load(&Checkpoint::open(&out).unwrap(), &options()).unwrap();
+        let plain = velocity(&model);
+        lora::attach(&mut model, &Checkpoint::open(&lora_file).unwrap(), 1.0, &options()).unwrap();
+        let beside = velocity(&model);
+        assert!(relative_error(&beside, &plain) > 1e-3, "{storage}: the LoRA does nothing");
+        lora::merge(&mut model, FloatDType::F32);
+        let error = relative_error(&velocity(&model), &beside);
+        assert!(error < COMPONENT, "{storage}: {error:e}");
+    }
+}
+
+#[test]
 fn convert_refuses_what_it_cannot_do_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let input = dit_path(&dev64());

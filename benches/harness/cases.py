@@ -136,9 +136,9 @@ def layers(c, quick):
     rows = [
         ("linear", "Linear, 1024 x 3072 x 12288", linear),
         ("one-row", "Linear, 1 x 3072 x 12288", [*linear, "--rows", 1]),
-        ("attention", "burn's attention, 1 x 24 x 1024 x 128", ["--layer", "attention", "--width", 128]),
-        ("gelu", "burn's GELU (tanh), 1024 x 12288", ["--layer", "gelu", "--width", 12288]),
-        ("modulate", "burn's layer norm, and modulation, 1024 x 3072", ["--layer", "modulate"]),
+        ("attention", "attention, 1 x 24 x 1024 x 128", ["--layer", "attention", "--width", 128]),
+        ("gelu", "GELU (tanh), 1024 x 12288", ["--layer", "gelu", "--width", 12288]),
+        ("modulate", "layer norm and modulation, 1024 x 3072", ["--layer", "modulate"]),
         (
             "group-norm",
             "Group norm and SiLU of burn's operations, 128 x 256 x 256",

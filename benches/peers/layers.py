@@ -21,7 +21,7 @@ def main():
         run(args, "linear", lambda: F.linear(x, weight, bias))
     elif args.layer == "attention":
         q, k, v = (numbers(seed, 1, heads, rows, width) for seed in (1, 2, 3))
-        run(args, "attention", lambda: F.scaled_dot_product_attention(q, k, v))
+        run(args, "attention", lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     elif args.layer == "gelu":
         x = numbers(1, 1, rows, width)
         run(args, "gelu", lambda: F.gelu(x, approximate="tanh"))

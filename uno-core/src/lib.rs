@@ -9,6 +9,7 @@
 //! | [`text`] | T5, CLIP and their tokenizers |
 //! | [`vae`] | the autoencoder |
 //! | [`lora`] | LoRA beside the weights or merged into them |
+//! | [`nn`], [`ops`] | layers with weights as stored; what is computed between them |
 //! | [`latents`], [`noise`], [`sampling`], [`image`] | packing, initial noise, schedule and sampler, pixels |
 //! | [`weights`] | checkpoint files and strict loading |
 //! | [`device`] | devices by name |
@@ -23,6 +24,7 @@ pub mod lora;
 pub mod lora_keys;
 pub mod nn;
 pub mod noise;
+pub mod ops;
 pub mod sampling;
 pub mod text;
 pub mod traits;

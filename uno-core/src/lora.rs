@@ -131,8 +131,10 @@ pub fn deltas(checkpoint: &Checkpoint, config: &FluxConfig, scale: f64) -> Resul
         ));
     }
     if let Some(first) = unknown.first() {
+        let lacking = found.values().find_map(Halves::lacking);
+        let lacking = lacking.map_or_else(String::new, |key| format!(", and has no {key:?}"));
         return refuse(format!(
-            "holds {} tensors that adapt no layer that is known, the first is {first:?}; it may be for another model",
+            "holds {} tensors that adapt no layer that is known, the first is {first:?}{lacking}; it may be for another model",
             unknown.len()
         ));
     }
@@ -151,6 +153,14 @@ struct Halves<'a> {
 }
 
 impl Halves<'_> {
+    /// The key of the half that is missing while the other is there.
+    fn lacking(&self) -> Option<String> {
+        match (self.down, self.up) {
+            (Some((key, _)), None) | (None, Some((key, _))) => Some(lora_keys::other_half(key)),
+            _ => None,
+        }
+    }
+
     fn delta(
         self,
         target: Target,
@@ -159,9 +169,13 @@ impl Halves<'_> {
         scale: f64,
     ) -> Result<LoraDelta> {
         let refuse = |reason: String| Error::format(checkpoint.path(), reason);
+        let lacking = self.lacking().unwrap_or_default();
         let (Some((down_key, down)), Some((up_key, up))) = (self.down, self.up) else {
             let half = if self.down.is_none() { "down (A)" } else { "up (B)" };
-            return Err(refuse(format!("{}: its {half} half is missing; load the file anew", target.layer)));
+            return Err(refuse(format!(
+                "{}: its {half} half is missing: there is no {lacking:?}; load the file anew",
+                target.layer
+            )));
         };
         let matrix = |key: &String, tensor: &StoredTensor| -> Result<(StoredTensor, [usize; 2])> {
             let flat = match *tensor.shape() {
@@ -175,7 +189,9 @@ impl Halves<'_> {
         let ((down, [rank, _]), (up, [outputs, up_rank])) = (matrix(down_key, down)?, matrix(up_key, up)?);
         if rank != up_rank {
             return Err(refuse(format!(
-                "{down_key} has rank {rank}, {up_key} has rank {up_rank}; they must agree"
+                "{down_key} is {:?} and has rank {rank}, {up_key} is {:?}; wanted [outputs, {rank}]",
+                down.shape(),
+                up.shape()
             )));
         }
         let hidden = config.hidden_size;
@@ -187,7 +203,8 @@ impl Halves<'_> {
         };
         if let Some(wanted) = wanted.filter(|wanted| *wanted != outputs) {
             return Err(refuse(format!(
-                "{up_key} has {outputs} outputs, wanted {wanted}: it is for a model of another width"
+                "{up_key} is {:?}, wanted [{wanted}, {rank}]: it is for a model of another width than {hidden}",
+                up.shape()
             )));
         }
         let up = match target.swap_halves {
@@ -341,7 +358,7 @@ mod tests {
         assert!(reason(&[]).contains("is no LoRA"));
         assert!(reason(&[("img_in.weight", matrix(2, 2))]).contains("is no LoRA"));
         assert!(reason(&[(a, matrix(2, 40))]).contains("up (B) half is missing"));
-        assert!(reason(&[(a, matrix(2, 40)), (b, matrix(32, 3))]).contains("rank 2"));
+        assert!(reason(&[(a, matrix(2, 40)), (b, matrix(32, 3))]).contains("[outputs, 2]"));
         assert!(
             reason(&[(a, matrix(2, 40)), (b, matrix(32, 2)), ("what", matrix(1, 1))]).contains("\"what\"")
         );

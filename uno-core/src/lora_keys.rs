@@ -76,6 +76,14 @@ const ENDS: [(&str, Half); 13] = [
     (".lora_magnitude_vector.weight", Half::Dora),
 ];
 
+/// The key of the other half, for one of the two.
+pub(crate) fn other_half(key: &str) -> String {
+    const PAIRS: [(&str, &str); 3] = [("lora_down", "lora_up"), ("lora_A", "lora_B"), (".down.", ".up.")];
+    let both_ways = PAIRS.iter().flat_map(|&(down, up)| [(down, up), (up, down)]);
+    let found = both_ways.into_iter().find(|(half, _)| key.contains(half));
+    found.map_or_else(String::new, |(half, other)| key.replacen(half, other, 1))
+}
+
 /// What keys end in if PEFT wrote the name of the adapter, between these and `.weight`.
 const ADAPTER_ENDS: [(&str, Half); 3] =
     [(".lora_A.", Half::Down), (".lora_B.", Half::Up), (".lora_magnitude_vector.", Half::Dora)];

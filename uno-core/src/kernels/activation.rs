@@ -76,12 +76,12 @@ fn apply<const D: usize>(
 }
 
 /// GELU in its tanh form. Any shape.
-pub(crate) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     apply(x, gelu_slice, activation::gelu_approximate)
 }
 
 /// `x * sigmoid(x)`. Any shape.
-pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     apply(x, silu_slice, activation::silu)
 }
 

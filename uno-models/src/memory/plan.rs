@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use uno_core::flux::FluxConfig;
 use uno_core::text::{T5_LENGTH, T5Config};
 use uno_core::vae::AutoEncoderConfig;
-use uno_core::weights::{Checkpoint, LoadOptions};
+use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
 use super::{Budget, gib, measure};
 use crate::components::{LoraMerge, ModelSource, PipelineOptions};
@@ -299,6 +299,9 @@ impl Need {
         let loras: Vec<&Checkpoint> =
             source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
         let form = options.load();
+        let in_place = is_cpu(&options.device)
+            && options.dtype == FloatDType::F32
+            && options.storage == Storage::AsStored;
         let number = DType::from(options.dtype).size() as u64;
         let mut matrices = matrix_bytes(&source.dit, &form);
         let mut largest = largest(&source.dit);
@@ -326,8 +329,8 @@ impl Need {
             largest_text: largest_linear(&source.text.t5),
             encoder: part("encoder"),
             decoder: part("decoder"),
-            text_activations: text_activations(&t5, geometry.batch),
-            step_activations: step_activations(&flux, geometry),
+            text_activations: text_activations(&t5, geometry.batch, in_place),
+            step_activations: step_activations(&flux, geometry, in_place),
             encode_activations: geometry.references.iter().map(encode).max().unwrap_or(0),
             autoencoder,
             size: geometry.size,
@@ -428,25 +431,33 @@ fn largest_linear(checkpoint: &Checkpoint) -> u64 {
     linears.map(|(_, t)| t.byte_len() as u64).max().unwrap_or(0)
 }
 
-/// Activations of one transformer block at its peak, in f32: measured (docs/memory.md), in numbers per token.
-fn step_activations(config: &FluxConfig, geometry: &Geometry) -> u64 {
+/// Activations of one step at its peak. In f32 on the CPU with weights as stored, blocks work in three buffers that last over the
+/// step (uno-core's `flux/in_place.rs`); elsewhere each operation makes its own.
+fn step_activations(config: &FluxConfig, geometry: &Geometry, in_place: bool) -> u64 {
     let (hidden, mlp) = (config.hidden_size as u64, config.mlp_hidden as u64);
     let tokens = (geometry.tokens() * geometry.batch) as u64;
-    4 * tokens * (STEP_HIDDEN * hidden + STEP_MLP * mlp) + SCRATCH
+    let per_token = match in_place {
+        // Two of the stream's width and one for queries, keys and values or for attention and MLP; what stays from step to
+        // step, and what is cut out at the end.
+        true => 2 * hidden + (3 * hidden).max(hidden + mlp) + 2 * hidden,
+        false => 8 * hidden + 4 * mlp,
+    };
+    4 * tokens * per_token + SCRATCH
 }
 
-/// Widths of the stream, and of its MLP, that a block holds per token at its peak.
-const STEP_HIDDEN: u64 = 8;
-const STEP_MLP: u64 = 4;
-/// Expanded tiles of weights, and what the allocator keeps.
-const SCRATCH: u64 = 48 << 20;
+/// Tiles of weights and of scores on each thread, and what the allocator keeps.
+const SCRATCH: u64 = 96 << 20;
 
 /// Activations of one T5 block at its peak.
-fn text_activations(config: &T5Config, batch: usize) -> u64 {
+fn text_activations(config: &T5Config, batch: usize, in_place: bool) -> u64 {
     let tokens = T5_LENGTH as u64;
-    let scores = config.num_heads as u64 * tokens * tokens;
-    let widths = 6 * config.d_model as u64 + 5 * config.d_ff as u64;
-    4 * (3 * scores + tokens * widths) + (batch as u64 * tokens * config.d_model as u64 * 4) + SCRATCH
+    let (d, ff) = (config.d_model as u64, config.d_ff as u64);
+    let block = match in_place {
+        true => tokens * (6 * d + 3 * ff),
+        // Scores of all heads, their bias and their exponentials.
+        false => 3 * config.num_heads as u64 * tokens * tokens + tokens * (6 * d + 5 * ff),
+    };
+    4 * (block + batch as u64 * tokens * d) + SCRATCH
 }
 
 /// Floating point operations of one step for one picture (2 per multiplication and addition).
