@@ -15,7 +15,7 @@ use crate::nn::{self, join_heads, layer_norm_plain, split_heads};
 pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, eps: f64) -> Tensor<3> {
     let (shape, [batch, _, width]) = (x.dims(), x.dims());
     let fits = shift.dims() == [batch, 1, width] && scale.dims() == [batch, 1, width];
-    if !fits || !(is_ours(&x) && is_ours(&shift) && is_ours(&scale)) {
+    if !(fits && is_ours(&x) && is_ours(&shift) && is_ours(&scale)) {
         return layer_norm_plain(x, eps) * scale.add_scalar(1.0) + shift;
     }
     let (x, shift, scale) = (numbers(x), numbers(shift), numbers(scale));
@@ -31,7 +31,7 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, eps: f64) -> T
 pub fn attention(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads: usize) -> Tensor<3> {
     let shape = q.dims();
     let fits = k.dims() == shape && v.dims() == shape;
-    if !fits || !(is_ours(&q) && is_ours(&k) && is_ours(&v)) {
+    if !(fits && is_ours(&q) && is_ours(&k) && is_ours(&v)) {
         let [q, k, v] = [q, k, v].map(|x| split_heads(x, heads));
         return join_heads(nn::attention(q, k, v, None, AttentionModuleOptions::default()));
     }

@@ -10,7 +10,7 @@ use super::{ViewMut, is_ours, numbers, tensor};
 const CHUNK: usize = 1 << 14;
 
 /// `2 sqrt(2 / pi)` and its product with 0.044715.
-const GELU: [f32; 2] = [1.595_769_1, 0.071_354_814];
+const GELU: [f32; 2] = [1.595_769, 0.071_354_814];
 
 /// `0.5 x (1 + tanh(u)) = x / (1 + e^(-2u))`, `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
 #[inline(always)]

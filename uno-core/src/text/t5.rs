@@ -158,7 +158,7 @@ impl Block {
             PositionBias::Whole(bias) => {
                 let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
                 let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
-                let bias = Some(bias.clone());
+                let bias = Some(Tensor::clone(bias));
                 join_heads(attention(heads(&self.q), heads(&self.k), heads(&self.v), bias, options))
             }
         }
@@ -170,7 +170,7 @@ enum PositionBias {
     /// `[heads, 2 tokens - 1]`, by key minus query, from `1 - tokens` on: for the kernel of this crate.
     ByDistance(Vec<f32>),
     /// `[1, heads, tokens, tokens]`: for burn's.
-    Whole(Tensor<4>),
+    Whole(Box<Tensor<4>>),
 }
 
 impl Prefetch for Block {
@@ -272,7 +272,7 @@ impl T5Encoder {
             (0..=last).flat_map(|query| (0..=last).map(move |key| key - query)).map(bucket).collect();
         let indices = Tensor::from_data(TensorData::new(buckets, [tokens * tokens]), &self.device);
         let bias = table.select(0, indices).reshape([1, tokens, tokens, num_heads]);
-        PositionBias::Whole(bias.permute([0, 3, 1, 2]))
+        PositionBias::Whole(Box::new(bias.permute([0, 3, 1, 2])))
     }
 }
 

@@ -85,3 +85,89 @@ impl GroupNorm {
         Picture { numbers, ..*x }
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+    use crate::vae::strips::rows_of;
+
+    const CHANNELS: usize = 64;
+    const SIDES: [usize; 2] = [12, 10];
+
+    fn some<const D: usize>(shape: [usize; D], seed: usize, scale: f32, device: &Device) -> Tensor<D> {
+        let number = |i: usize| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        let numbers = (0..shape.iter().product()).map(|i| scale * number(i)).collect();
+        Tensor::from_data(TensorData::new::<f32, _>(numbers, shape), device)
+    }
+
+    fn convolution(device: &Device) -> Conv2d {
+        Conv2d {
+            weight: Param::from_tensor(some([CHANNELS, CHANNELS, 3, 3], 1, 0.07, device)),
+            bias: Param::from_tensor(some([CHANNELS], 2, 0.5, device)),
+        }
+    }
+
+    fn norm(device: &Device) -> GroupNorm {
+        GroupNorm {
+            weight: Param::from_tensor(some([CHANNELS], 3, 1.0, device)),
+            bias: Param::from_tensor(some([CHANNELS], 4, 1.0, device)),
+        }
+    }
+
+    fn input(device: &Device) -> Tensor<4> {
+        some([1, CHANNELS, SIDES[0], SIDES[1]], 5, 2.0, device)
+    }
+
+    /// Every layer, of this module and of burn's operations.
+    #[test]
+    fn burns_operations_agree_in_strips_of_any_height() {
+        let (plain, recording) = (Device::flex(), Device::flex().autodiff());
+        let (ours, burns) = (convolution(&plain), convolution(&recording));
+        let (our_norm, burns_norm) = (norm(&plain), norm(&recording));
+        assert!(ours.is_ours_with(&input(&plain)) && !burns.is_ours_with(&input(&recording)));
+        let picture = || Picture::from_tensor(input(&plain));
+        let activation = our_norm.measured(&picture());
+        let mut sum = picture();
+        ours.add_same(&picture(), &activation, &mut sum);
+        let wanted = [
+            ours.run_same(&picture(), None),
+            ours.run_same(&picture(), Some(&activation)),
+            sum,
+            ours.run_doubling(&picture()),
+            ours.run_halving(&picture()),
+            our_norm.run(&picture()),
+        ];
+        for budget in [0, 100_000, usize::MAX] {
+            let x = || input(&recording);
+            let activation = burns_norm.then_silu(&x(), budget);
+            let got = [
+                burns.same(x(), None, budget),
+                burns.same(x(), Some(&activation), budget),
+                burns.same_in_place(x(), &activation, budget, |rows| rows_of(&x(), rows)),
+                burns.doubling(x(), budget),
+                burns.halving(x(), budget),
+                burns_norm.forward(x(), budget),
+            ];
+            for (i, (got, wanted)) in got.into_iter().zip(&wanted).enumerate() {
+                assert_eq!(got.dims(), [1, wanted.channels, wanted.height, wanted.width]);
+                for (got, wanted) in numbers(got).into_iter().zip(&wanted.numbers) {
+                    assert!((got - wanted).abs() < 2e-5, "layer {i}, budget {budget}: {got}, not {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_flow_through_burns_operations() {
+        let device = Device::flex().autodiff();
+        let x = input(&device).require_grad();
+        let activation = norm(&device).then_silu(&x, usize::MAX);
+        let y = convolution(&device).same(x.clone(), Some(&activation), usize::MAX);
+        let gradients = y.square().sum().backward();
+        let gradient = numbers(x.grad(&gradients).unwrap());
+        assert!(gradient.iter().all(|g| g.is_finite()) && gradient.iter().any(|g| g.abs() > 1e-3));
+    }
+}
