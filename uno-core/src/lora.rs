@@ -3,7 +3,7 @@
 //! UNO adapts attention only: `qkv` and `proj` of both streams in double blocks, and in single blocks the qkv part of
 //! `linear1` and all of `linear2` (official `flux/modules/layers.py`: `DoubleStreamBlockLoraProcessor`,
 //! `SingleStreamBlockLoraProcessor`). There is no alpha: `y += scale * up(down(x))`. Other files may adapt any linear layer,
-//! parts of one (queries, keys and values apart), and count `alpha / rank` times. [`lora_keys`](crate::lora_keys) tells what a
+//! parts of one (queries, keys and values apart), and count `alpha / rank` times. [`lora_keys`] tells what a
 //! key means.
 
 use std::collections::BTreeMap;
