@@ -1,7 +1,8 @@
 //! cargo test --release --features wgpu --test gpu
 //!
 //! The transformer, the text encoders and the autoencoder on a GPU against the CPU, with weights kept there and streamed to it.
-//! Debian's software Vulkan will do (docs/memory.md); without any GPU the tests say that they are skipped.
+//! Debian's software Vulkan (mesa-vulkan-drivers) should do; without any GPU the tests say that they are skipped. CI only compiles
+//! this file.
 #![cfg(feature = "wgpu")]
 
 mod common;
