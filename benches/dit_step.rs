@@ -13,7 +13,7 @@ use clap::Parser;
 use common::{Grid, Timing, tensor};
 use uno_core::flux::Flux;
 use uno_core::latents::grid_ids;
-use uno_core::sampling::{denoise, schedule};
+use uno_core::sampling::{Sampler, denoise, schedule};
 use uno_core::traits::{Conditioning, Silent};
 use uno_core::weights::{Checkpoint, LoadOptions};
 use uno_core::{device, lora, tensor_to_vec};
@@ -77,7 +77,7 @@ fn main() -> Result<()> {
     let latent = tensor(3, [1, arguments.latent.count(), config.in_channels], &device);
     let times = schedule(arguments.steps, 1, false)?;
     arguments.timing.run("dit step", || {
-        let latent = denoise(&model, latent.clone(), &conditioning, &times, 4.0, &Silent)?;
+        let latent = denoise(&model, latent.clone(), &conditioning, Sampler::new(&times, 4.0), &Silent)?;
         Ok(tensor_to_vec(latent)?)
     })
 }

@@ -284,6 +284,12 @@ pub(crate) trait Prefetch: Sync {
     }
 }
 
+impl Prefetch for Linear {
+    fn linears(&self) -> Vec<&Linear> {
+        vec![self]
+    }
+}
+
 /// `[batch, tokens, in]` times `[in, out]`, each sample by itself.
 fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, _] = x.dims();

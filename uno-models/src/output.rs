@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uno_core::approximation::Approximation;
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
 use uno_core::weights::Checkpoint;
@@ -61,6 +62,9 @@ pub struct Settings {
     pub shift: bool,
     /// Seed of the references' latents; `None` for their mean.
     pub reference_seed: Option<u64>,
+    /// What was approximated to save time.
+    #[serde(default, flatten)]
+    pub approximation: Approximation,
     /// Whether EXIF orientation of references was honoured.
     pub exif_orientation: bool,
     /// Number format of the transformer.
@@ -224,6 +228,7 @@ impl Settings {
             sequence_length: request.sequence_length,
             shift: request.shift,
             reference_seed: request.reference_seed,
+            approximation: request.approximation,
             exif_orientation: true,
             dtype: String::new(),
             device: String::new(),

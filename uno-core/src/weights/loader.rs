@@ -92,6 +92,7 @@ struct Loading<'a> {
 pub struct Weights<'a> {
     loading: &'a Loading<'a>,
     prefix: &'a str,
+    used_once: bool,
 }
 
 /// Loads a model: `build` takes tensors, then everything missing, left over or of a wrong shape becomes one error.
@@ -120,7 +121,7 @@ pub fn load<M>(
         resident: Cell::new(0),
         report: RefCell::new(report),
     };
-    let built = build(Weights { loading: &loading, prefix: "" });
+    let built = build(Weights { loading: &loading, prefix: "", used_once: false });
     let used = loading.used.into_inner();
     let mut report = loading.report.into_inner();
     report.unused =
@@ -132,7 +133,13 @@ impl<'a> Weights<'a> {
     /// Runs `f` on the tensors below `prefix.name`.
     pub fn at<M>(&self, name: impl std::fmt::Display, f: impl FnOnce(Weights<'_>) -> M) -> M {
         let prefix = self.key(name);
-        f(Weights { loading: self.loading, prefix: &prefix })
+        f(Weights { prefix: &prefix, ..*self })
+    }
+
+    /// The same tensors, told to be used once for many steps: unless everything stays in memory, their matrices are streamed, to
+    /// leave room for those of every step.
+    pub fn used_once(&self) -> Self {
+        Self { used_once: true, ..*self }
     }
 
     fn key(&self, name: impl std::fmt::Display) -> String {
@@ -186,10 +193,14 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Takes a matrix that waits for its use: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are taken.
+    /// Takes a matrix that waits for its use: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are
+    /// taken (or at once, where it is [`used_once`](Self::used_once)).
     pub fn waiting(&self, name: &str, shape: &[usize]) -> StoredTensor {
         let stored = self.stored(name, shape);
         let bytes = self.loading.options.bytes_of(&stored);
+        if self.used_once && self.loading.options.resident_bytes != u64::MAX {
+            return stored.streamed();
+        }
         let taken = self.loading.resident.get().saturating_add(bytes);
         if taken > self.loading.options.resident_bytes {
             return stored.streamed();
