@@ -172,6 +172,7 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
         options.lora_scale = settings.lora_scale.unwrap_or(0.0);
         options.merge_lora = settings.lora_merged.into();
     }
+    uno_core::device::check_dtype(device, options.dtype)?;
     // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
     options.storage = if arguments.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
     Ok(options)

@@ -1,6 +1,6 @@
 //! Devices by name.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -73,6 +73,23 @@ pub fn open(name: &str) -> Result<Device> {
             )))
         }
     }
+}
+
+/// Whether `device` computes in `dtype`.
+///
+/// # Errors
+///
+/// It does not: with the formats that it has.
+pub fn check_dtype(device: &Device, dtype: FloatDType) -> Result<()> {
+    if device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    let formats = [(FloatDType::F32, "f32"), (FloatDType::BF16, "bf16"), (FloatDType::F16, "f16")];
+    let there = formats.iter().filter(|(dtype, _)| device.supports_dtype(*dtype));
+    let there: Vec<&str> = there.map(|(_, name)| *name).collect();
+    let got = format!("{dtype:?}").to_lowercase();
+    let wanted = format!("{}: {device:?} does not compute in {got}", there.join(" or "));
+    Err(Error::invalid("dtype", got, wanted))
 }
 
 #[allow(unused_variables)]
