@@ -109,3 +109,16 @@ fn a_number_format_that_the_gpu_lacks_is_refused_with_what_it_has() {
         assert!(error.contains(&format!("{dtype:?}").to_lowercase()) && error.contains("f32"), "{error}");
     }
 }
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_and_no_panic() {
+    let Some(_) = gpu() else { return };
+    let error = uno_core::device::open(&format!("{}:7", kind())).unwrap_err().to_string();
+    println!("{error}");
+    assert!(error.contains("driver") || error.contains("cannot be opened"), "{error}");
+}
+
+/// The backend that `auto` opens.
+fn kind() -> &'static str {
+    uno_core::device::BACKENDS.iter().find(|kind| **kind != "cpu").unwrap()
+}
