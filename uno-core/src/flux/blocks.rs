@@ -150,6 +150,11 @@ impl Stream {
     }
 
     /// Those that run at every step.
+    pub(super) fn step_linears_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.attn.qkv, &mut self.attn.proj, &mut self.mlp_in, &mut self.mlp_out]
+    }
+
+    /// The same.
     fn linears(&self) -> [&Linear; 4] {
         [&self.attn.qkv, &self.attn.proj, &self.mlp_in, &self.mlp_out]
     }
