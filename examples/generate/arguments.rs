@@ -167,6 +167,10 @@ pub struct Arguments {
         require_equals = true, default_missing_value = "4", help_heading = "Approximations"
     )]
     pub reference_cache: Option<NonZero<usize>>,
+    /// Multiply in 8-bit integers, with a transformer stored as Q8_0 (see the convert program). An approximation
+    /// (docs/performance.md)
+    #[arg(long, help_heading = "Approximations")]
+    pub int8: bool,
     /// Threads of the CPU; by default all
     #[arg(long, value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Computation")]
     pub threads: Option<NonZero<usize>>,

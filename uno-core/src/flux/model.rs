@@ -3,11 +3,13 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
+use super::blocks::Stream;
 use super::run::Run;
 use super::{DoubleStreamBlock, FluxConfig, SingleStreamBlock};
 use crate::approximation::Approximation;
 use crate::error::{Error, Result};
 use crate::kernels::activation::silu;
+use crate::kernels::is_ours;
 use crate::nn::Linear;
 use crate::traits::{Predicted, Steps, Velocity, VelocityInput, VelocityModel};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
@@ -75,11 +77,41 @@ impl Flux {
     ///
     /// # Errors
     ///
-    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
+    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape; products in 8-bit
+    /// integers where they cannot be.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::flux);
         let config = FluxConfig::detect(checkpoint)?;
-        load(checkpoint, "a FLUX transformer", options, |_| false, |w| Ok(Self::build(w, config)))
+        let mut model =
+            load(checkpoint, "a FLUX transformer", options, |_| false, |w| Ok(Self::build(w, config)))?;
+        if options.int8 {
+            model.multiply_in_int8()?;
+        }
+        Ok(model)
+    }
+
+    /// Lets the products of all blocks be computed in 8-bit integers, but for modulations, whose errors would reach every token.
+    fn multiply_in_int8(&mut self) -> Result<()> {
+        let refused = |got: String, wanted: &str| Err(Error::invalid("int8", got, wanted));
+        if !is_ours(&Tensor::<1>::zeros([1], (&self.device, self.dtype.into()))) {
+            let got = format!("{:?} on {:?}", self.dtype, self.device);
+            return refused(got, "f32 on the CPU: products in 8-bit integers are only there; or no int8");
+        }
+        let double = self.double_blocks.iter_mut().flat_map(|b| [&mut b.img, &mut b.txt]);
+        let double = double.flat_map(Stream::step_linears_mut);
+        let single = self.single_blocks.iter_mut().flat_map(|b| [&mut b.linear1, &mut b.linear2]);
+        let (mut count, mut others) = (0, Vec::new());
+        for linear in double.chain(single) {
+            count += 1;
+            others.extend(linear.weight.multiply_in_int8().err());
+        }
+        match others.first() {
+            None => Ok(()),
+            Some(first) => refused(
+                format!("{} of {count} matrices in another storage, the first in {first}", others.len()),
+                "weights as stored, in Q8_0: make such a file with `convert --storage q8_0`; or no int8",
+            ),
+        }
     }
 
     fn build(w: Weights<'_>, config: FluxConfig) -> Self {
@@ -108,6 +140,9 @@ impl Flux {
             config,
         }
     }
+
+    /// For so many steps at most, modulations are computed together and kept.
+    pub const MODULATED_STEPS: usize = super::modulation::STEPS;
 
     /// Dimensions.
     pub fn config(&self) -> &FluxConfig {

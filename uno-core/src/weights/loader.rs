@@ -34,6 +34,9 @@ pub struct LoadOptions {
     /// How many bytes of matrices, in the form of [`storage`](Self::storage), may stay in memory after their use. Those beyond
     /// are streamed: kept as stored, read from disk ahead of each use, and let go of after it. All stay by default.
     pub resident_bytes: u64,
+    /// Whether the transformer's blocks multiply in 8-bit integers, an approximation: on the CPU in f32, with weights stored as
+    /// Q8_0 ([`Flux::load`](crate::flux::Flux::load) refuses others).
+    pub int8: bool,
 }
 
 impl LoadOptions {
@@ -44,6 +47,7 @@ impl LoadOptions {
             dtype: FloatDType::F32,
             storage: Storage::default(),
             resident_bytes: u64::MAX,
+            int8: false,
         }
     }
 
@@ -64,6 +68,12 @@ impl LoadOptions {
     /// The same with another number of bytes of matrices that may stay in memory.
     pub fn with_resident_bytes(mut self, bytes: u64) -> Self {
         self.resident_bytes = bytes;
+        self
+    }
+
+    /// The same with products in 8-bit integers, or without.
+    pub fn with_int8(mut self, int8: bool) -> Self {
+        self.int8 = int8;
         self
     }
 
