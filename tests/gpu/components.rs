@@ -6,6 +6,7 @@ use burn::tensor::{FloatDType, Tensor, TensorData};
 use uno_core::flux::Flux;
 use uno_core::latents::pack;
 use uno_core::lora;
+use uno_core::ops::attention;
 use uno_core::text::{ClipTextEncoder, T5Encoder};
 use uno_core::traits::{Conditioning, LatentCodec, VelocityInput, VelocityModel};
 use uno_core::vae::AutoEncoder;
@@ -96,6 +97,31 @@ fn the_autoencoder_agrees_with_the_cpu() {
     let (wanted, got) = (decode(&LoadOptions::new(&device())), decode(&LoadOptions::new(&gpu)));
     agree("latent", &got.0, &wanted.0, COMPONENT);
     agree("picture", &got.1, &wanted.1, COMPONENT);
+}
+
+#[test]
+fn what_is_no_number_comes_out_of_attention() {
+    let Some(gpu) = gpu() else { return };
+    let shape = [1, 5, 16];
+    let options = LoadOptions::new(&gpu);
+    let [q, k, v] = [0.3, 0.7, 1.1].map(|step| wave(shape, step, &options));
+    let attend = |q: &Tensor<3>, k: &Tensor<3>, v: &Tensor<3>, dtype| {
+        let [q, k, v] = [q, k, v].map(|x| x.clone().cast(dtype));
+        values(attention(q, k, v, 2).cast(FloatDType::F32))
+    };
+    let formats = [FloatDType::F32, FloatDType::F16, FloatDType::BF16];
+    for dtype in formats.into_iter().filter(|dtype| gpu.supports_dtype(*dtype)) {
+        assert!(attend(&q, &k, &v, dtype).iter().all(|x| x.is_finite()));
+        // One number of one token's first head: its own row in queries, every row in keys and values.
+        let damaged = |x: &Tensor<3>| x.clone().slice_fill([0..1, 2..3, 3..4], f32::NAN);
+        let of_first_head = |out: Vec<f32>, tokens: std::ops::Range<usize>| {
+            assert!(out.iter().skip(8).step_by(16).all(|x| x.is_finite()), "{dtype:?}: the other head");
+            tokens.map(|token| out[16 * token..16 * token + 8].iter().any(|x| x.is_nan())).all(|nan| nan)
+        };
+        assert!(of_first_head(attend(&damaged(&q), &k, &v, dtype), 2..3), "{dtype:?}: queries");
+        assert!(of_first_head(attend(&q, &damaged(&k), &v, dtype), 0..5), "{dtype:?}: keys");
+        assert!(of_first_head(attend(&q, &k, &damaged(&v), dtype), 0..5), "{dtype:?}: values");
+    }
 }
 
 #[test]
