@@ -2,8 +2,8 @@
 //! uploaded too.
 //!
 //! On a GPU one thread does this for the whole process, since cubecl (burn's GPU backends) gives each thread a stream of its own:
-//! so uploads go their own way beside the computation, and no memory pools of threads that are gone stay behind. cubecl copies
-//! through pinned buffers by itself. At most one part more than the one that runs is in memory.
+//! so uploads go their own way beside the computation, from pinned memory, and no memory pools of threads that are gone stay
+//! behind. At most one part more than the one that runs is in memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
@@ -101,11 +101,8 @@ impl Job {
     fn run(self) {
         // All are asked for before the first is waited for.
         self.stored.iter().for_each(StoredTensor::prefetch);
-        let matrices = self.stored.iter().map(|stored| {
-            stored.read_native(self.dtype);
-            stored.to_tensor::<2>(&self.device, self.dtype)
-        });
-        let matrices: Vec<_> = matrices.collect();
+        let matrices =
+            self.stored.iter().map(|stored| stored.to_tensor_staged::<2>(&self.device, self.dtype)).collect();
         // Pages may be let go of when the copies are done.
         let _ = self.device.sync();
         self.stored.iter().for_each(StoredTensor::release);

@@ -74,27 +74,43 @@ impl StoredTensor {
     ///
     /// Where the file holds `dtype` itself, the CPU backend reads the mapped file in place.
     pub fn to_tensor<const D: usize>(&self, device: &Device, dtype: FloatDType) -> Tensor<D> {
-        let shape = Shape::from(self.shape.clone());
+        self.to_tensor_by(device, dtype, |_| ())
+    }
+
+    /// The same through memory from which a GPU copies by itself (pinned), where the backend has such.
+    pub(crate) fn to_tensor_staged<const D: usize>(&self, device: &Device, dtype: FloatDType) -> Tensor<D> {
+        self.to_tensor_by(device, dtype, |data| device.staging(std::iter::once(data)))
+    }
+
+    fn to_tensor_by<const D: usize>(
+        &self,
+        device: &Device,
+        dtype: FloatDType,
+        stage: impl FnOnce(&mut TensorData),
+    ) -> Tensor<D> {
         if self.is_header_only() {
+            let shape = Shape::from(self.shape.clone());
             return Tensor::<D>::zeros([1; D], (device, DType::from(dtype))).expand(shape);
         }
-        let native = self.segments.first().filter(|_| self.is_native(dtype)).and_then(|s| s.bytes.as_ref());
-        let data = match native {
-            Some(window) => {
-                let bytes = Bytes::from_shared(window.shared().clone(), AllocationProperty::File);
-                TensorData::from_bytes(bytes, shape, DType::from(dtype))
-            }
-            None => {
-                let data = match dtype {
-                    FloatDType::F16 => TensorData::new(self.rounded(to_f16), shape),
-                    FloatDType::BF16 => TensorData::new(self.rounded(to_bf16), shape),
-                    _ => TensorData::new(self.to_f32(), shape).convert_dtype(DType::from(dtype)),
-                };
-                self.release();
-                data
-            }
-        };
+        let mut data = self.to_data(dtype);
+        stage(&mut data);
         Tensor::from_data(data, (device, DType::from(dtype)))
+    }
+
+    fn to_data(&self, dtype: FloatDType) -> TensorData {
+        let shape = Shape::from(self.shape.clone());
+        let native = self.segments.first().filter(|_| self.is_native(dtype)).and_then(|s| s.bytes.as_ref());
+        if let Some(window) = native {
+            let bytes = Bytes::from_shared(window.shared().clone(), AllocationProperty::File);
+            return TensorData::from_bytes(bytes, shape, DType::from(dtype));
+        }
+        let data = match dtype {
+            FloatDType::F16 => TensorData::new(self.rounded(to_f16), shape),
+            FloatDType::BF16 => TensorData::new(self.rounded(to_bf16), shape),
+            _ => TensorData::new(self.to_f32(), shape).convert_dtype(DType::from(dtype)),
+        };
+        self.release();
+        data
     }
 
     /// Keeps the matrix as it was made by [`to_tensor`](Self::to_tensor), for its next use.
@@ -112,15 +128,6 @@ impl StoredTensor {
     /// Lets go of what was kept ready.
     pub(crate) fn drop_ready(&self) {
         self.ready.replace(None);
-    }
-
-    /// Reads the mapped bytes from disk, on all threads, where they are used as they are; expanding reads them anyhow.
-    pub(crate) fn read_native(&self, dtype: FloatDType) {
-        const PAGE: usize = 4096;
-        if let Some(bytes) = self.bytes().filter(|_| self.is_native(dtype)) {
-            let sum: u64 = bytes.par_chunks(PAGE).map(|page| u64::from(page[0])).sum();
-            std::hint::black_box(sum);
-        }
     }
 }
 
