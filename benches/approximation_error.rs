@@ -48,6 +48,9 @@ struct Arguments {
     /// Denoising steps
     #[arg(long, default_value_t = 25)]
     steps: usize,
+    /// One setting of each approximation only
+    #[arg(long)]
+    quick: bool,
     // `cargo bench` passes it to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -121,6 +124,10 @@ fn main() -> Result<()> {
         ("`--int8`", None, None, true),
         ("`--first_block_cache=0.1 --reference_cache=4 --int8`", Some(0.1), Some(4), true),
     ] {
+        let is_usual = first_block_cache.is_none_or(|x| x == 0.1) && reference_cache.is_none_or(|x| x == 4);
+        if arguments.quick && !is_usual {
+            continue;
+        }
         let model = if in_int8 { int8.as_ref() } else { Some(&model) };
         let Some(model) = model else { continue };
         let (picture, reused, seconds) = run(model, Approximation { first_block_cache, reference_cache })?;
