@@ -29,8 +29,18 @@ def about(machine, results):
         f"{results['date']}, commit {v['commit']}. {machine['cpu']} (family and model "
         f"{'/'.join(x or '?' for x in machine['cpu_family_model'])}; {sets}), {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['system']}; {machine['threads']} threads, f32. rustc {v['rustc']}; "
-        f"Python {v['python']}, {packages}."
+        f"Python {v['python']}, {packages}.{earlier(results['cases'])}"
     )
+
+
+def earlier(cases):
+    """Which cases were measured with an earlier state of the project."""
+    titles = {}
+    for case in cases.values():
+        if case.get("commit"):
+            titles.setdefault(case["commit"], []).append(case["title"])
+    notes = (f" Measured at commit {commit}: {'; '.join(names)}." for commit, names in titles.items())
+    return "".join(notes)
 
 
 def milliseconds(result):
@@ -77,7 +87,7 @@ def side_by_side(cases):
 
 def storages(case):
     lines = [
-        f"{case['title']}, ours against ours: how weights wait.",
+        f"{case['title']}, ours against ours: how weights wait, and how they multiply.",
         "",
         "| weights | time | time / time with f32 | difference of the result |",
         "|---|---|---|---|",
