@@ -11,7 +11,7 @@ use super::reference_cache::References;
 use super::{Flux, Rope};
 use crate::error::{Error, Result};
 use crate::nn::{EPS, layer_norm_plain};
-use crate::traits::{VelocityInput, VelocityModel};
+use crate::traits::VelocityInput;
 
 /// Everything of one evaluation that stays while blocks are run again.
 struct Evaluation<'a> {
@@ -40,14 +40,6 @@ impl Flux {
         mut collect: impl FnMut(&Gradients),
     ) -> Result<Tensor<1>> {
         let nothing = || Error::invalid("gradients", "none", "a model with parameters that require them");
-        if !by_block {
-            let loss = loss(self.velocity(input)?);
-            if !loss.is_tracked() {
-                return Err(nothing());
-            }
-            collect(&loss.backward());
-            return Ok(loss.inner());
-        }
         self.check(&input)?;
         let VelocityInput { latent, t, guidance, conditioning } = input;
         let embed = |x: &Tensor<3>| x.clone().to_device(&self.device).cast(self.dtype);
@@ -56,12 +48,6 @@ impl Flux {
         parts.extend(conditioning.references.iter().map(|r| self.img_in.forward(embed(r))));
         let before = Tensor::cat(parts, 1);
         let modulation = Modulations::new(self, conditioning.vec.clone(), t.to_vec(), guidance).at(0);
-        let outside = [&before, &modulation.last[0]].into_iter();
-        let of_blocks = modulation.double.iter().flatten().chain(&modulation.single);
-        if outside.chain(of_blocks).any(Tensor::is_tracked) {
-            let wanted = "parameters inside the blocks only; or no gradient checkpointing";
-            return Err(Error::invalid("gradients", "some outside of the blocks", wanted));
-        }
         let evaluation = Evaluation {
             flux: self,
             modulation,
@@ -69,11 +55,29 @@ impl Flux {
             text_tokens: txt.dims()[1],
         };
 
-        // Forward. Without graph, but by the operations that the way back uses, so that both see the same numbers.
+        let before = before.autodiff();
         let blocks = self.double_blocks.len() + self.single_blocks.len();
+        if !by_block {
+            let after = (0..blocks).fold(before, |x, i| evaluation.block(i, x));
+            let loss = loss(evaluation.last(after, latent.dims()[1]));
+            if !loss.is_tracked() {
+                return Err(nothing());
+            }
+            collect(&loss.backward());
+            return Ok(loss.inner());
+        }
+        let outside = [&before, &evaluation.modulation.last[0]].into_iter();
+        let of_blocks = &evaluation.modulation;
+        let of_blocks = of_blocks.double.iter().flatten().chain(&of_blocks.single);
+        if outside.chain(of_blocks).any(Tensor::is_tracked) {
+            let wanted = "parameters inside the blocks only; or no gradient checkpointing";
+            return Err(Error::invalid("gradients", "some outside of the blocks", wanted));
+        }
+
+        // Forward. Without graph, but by the operations that the way back uses, so that both see the same numbers.
         let frozen = self.clone().no_grad();
         let forward = Evaluation { flux: &frozen, ..evaluation };
-        let mut inputs = vec![before.autodiff()];
+        let mut inputs = vec![before];
         for i in 0..blocks {
             let after = forward.block(i, inputs[i].clone());
             inputs.push(after.detach());
