@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`data`], [`buckets`] | lists of samples, their check and their order; sizes of targets |
 //! | [`named`] | parameters, gradients and moments as tensors by name; to and from files and burn modules |
 //! | [`optimizer`] | AdamW and the clipping of the global gradient norm |
 //! | [`learning_rate`], [`ema`] | the learning rate of a step; the average of past parameters |
@@ -9,6 +10,8 @@
 //! | [`random`] | draws that depend on a seed and a counter alone, so that nothing has to be remembered |
 //! | [`metrics`] | what is measured per step, to CSV, JSONL and TensorBoard |
 
+pub mod buckets;
+pub mod data;
 pub mod ema;
 pub mod learning_rate;
 pub mod lora;
