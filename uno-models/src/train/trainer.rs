@@ -276,7 +276,8 @@ impl Run<'_> {
             };
             metrics.log(report.step, &report.columns())?;
             let stopped = self.observer.on_event(&TrainEvent::Step(report)).is_break();
-            let is_due = report.step.is_multiple_of(self.config.checkpoint_every) || report.step == stage.steps;
+            let is_due =
+                report.step.is_multiple_of(self.config.checkpoint_every) || report.step == stage.steps;
             if is_due || stopped {
                 let folder = self.save(stage, data, training, &order, report.step)?;
                 let stopped =
