@@ -4,11 +4,13 @@ mod common;
 
 use std::path::Path;
 
+use burn::tensor::{DType, FloatDType};
 use common::*;
 use uno_core::flux::Flux;
 use uno_core::latents::pack;
 use uno_core::traits::{Conditioning, VelocityInput};
-use uno_core::weights::{Checkpoint, LoadOptions, Storage};
+use uno_core::weights::ggml::GgmlType;
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype, StoredTensor};
 use uno_models::train::lora::{LoraModel, read};
 use uno_models::train::loss::{mean_squared_error, mix};
 use uno_models::train::named::NamedTensors;
@@ -27,8 +29,12 @@ struct Case {
 
 impl Case {
     fn open(file: &Path, set: &Path, storage: Storage) -> Self {
-        let options = LoadOptions::new(&device()).with_storage(storage);
-        let flux = Flux::load(&Checkpoint::open(dit_path(set)).unwrap(), &options).unwrap();
+        let dit = Checkpoint::open(dit_path(set)).unwrap();
+        Self::with(file, set, &dit, &LoadOptions::new(&device()).with_storage(storage))
+    }
+
+    fn with(file: &Path, set: &Path, dit: &Checkpoint, options: &LoadOptions) -> Self {
+        let flux = Flux::load(dit, options).unwrap();
         let lora = Checkpoint::open(set.join("model/dit_lora.safetensors")).unwrap();
         let parameters = read(&lora, &device()).unwrap();
         Self { model: LoraModel::new(flux, &parameters).unwrap(), parameters, cases: Cases::open(file) }
@@ -125,6 +131,43 @@ fn gradient_checkpointing_changes_nothing() {
         assert_eq!((loss, gradients.len()), (other, others.len()));
         for (name, _) in gradients.iter() {
             assert_eq!(numbers(&gradients, name), numbers(&others, name), "{name}");
+        }
+    }
+}
+
+/// The checkpoint with its matrices in another format.
+fn stored_as(dit: &Checkpoint, dtype: StorageDtype) -> Checkpoint {
+    let tensors = dit.tensors().iter().map(|(name, tensor)| {
+        let shape = tensor.shape().to_vec();
+        let fits = shape.len() == 2 && shape[1].is_multiple_of(dtype.block_len());
+        let packed = || StoredTensor::new(dtype, shape.clone(), dtype.pack(&tensor.to_f32())?.into());
+        (name.clone(), fits.then(packed).flatten().unwrap_or_else(|| tensor.clone()))
+    });
+    Checkpoint::from_tensors("x", tensors.collect::<Vec<_>>())
+}
+
+#[test]
+fn on_a_quantized_base_and_in_bf16_gradients_stay_close_and_f32() {
+    for (file, set) in each("cases/train.safetensors") {
+        let dit = Checkpoint::open(dit_path(&set)).unwrap();
+        let options = LoadOptions::new(&device());
+        let (loss, exact) = Case::with(&file, &set, &dit, &options).backward(true);
+        let q8 = stored_as(&dit, StorageDtype::Ggml(GgmlType::Q8_0));
+        let fp8 = stored_as(&dit, StorageDtype::F8E4M3);
+        let bf16 = options.clone().with_dtype(FloatDType::BF16);
+        for (what, dit, options, tolerance) in [
+            ("Q8_0 base", &q8, &options, 0.05),
+            ("e4m3 base", &fp8, &options, 0.25),
+            ("computed in bf16", &dit, &bf16, 0.25),
+            ("computed in bf16, expanded", &dit, &bf16.clone().with_storage(Storage::Expanded), 0.25),
+        ] {
+            let (got, gradients) = Case::with(&file, &set, dit, options).backward(true);
+            check(&set, &format!("loss, {what}"), (got - loss).abs() / loss, 0.02);
+            for (name, values) in gradients.iter() {
+                assert_eq!(values.data().dtype(), DType::F32, "{name}");
+                let error = relative_error(&numbers(&gradients, name), &numbers(&exact, name));
+                assert!(error <= tolerance, "{what}: gradient of {name} is off by {error}");
+            }
         }
     }
 }
