@@ -85,6 +85,7 @@ def storages(case):
     ours = case["sides"]["ours"]
     names = {
         "ours": "f32", "ours-bf16": "bf16", "ours-q8_0": "Q8_0", "ours-e4m3": "e4m3", "ours-merged": "f32, LoRA merged",
+        "ours-int8": "Q8_0, products in 8-bit integers (`--int8`)",
     }  # fmt: skip
     for name, title in names.items():
         if name in case["sides"]:
@@ -166,7 +167,7 @@ def plot(results, path):
             axis.loglog(sizes, seconds, marker=marker, label=f"{name}: ~ n^{power:.2f}")
         axis.set_xlabel(label)
         axis.set_ylabel("seconds" if kind == "steps" else "seconds per step")
-        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_xticks(sizes, [str(size) for size in sizes], rotation=45, ha="right")
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
         axis.legend()

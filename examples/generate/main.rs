@@ -123,7 +123,8 @@ impl Job {
         };
         let size = |picture: Picture| Ok(uno_models::preprocess::preprocessed_size(&picture, long_side)?);
         let references = self.open_references()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
-        Ok(Geometry::new(width, height).with_references(references))
+        let geometry = Geometry::new(width, height).with_references(references);
+        Ok(geometry.with_approximation(self.request.approximation))
     }
 
     fn pictures(&self, model: &Model) -> Result<Vec<Planned>> {

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
-use uno_core::flux::Flux;
+use uno_core::flux::{Flux, FluxConfig};
 use uno_core::lora;
 use uno_core::text::{
     ClipTextConfig, ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer,
@@ -231,6 +231,15 @@ impl TextEncoder for ReleasedTextEncoder {
     }
 }
 
+/// Bytes of the matrices of all modulations while they wait: they are streamed as soon as anything is.
+pub(crate) fn modulation_bytes(config: &FluxConfig, dit: &Checkpoint, load: &LoadOptions) -> u64 {
+    let matrices = dit.tensors().values().filter(|tensor| tensor.shape().len() == 2);
+    let (numbers, bytes) =
+        matrices.fold((0, 0), |(n, b), t| (n + t.len() as u64, b + u128::from(load.bytes_of(t))));
+    let share = (config.modulation_outputs() * config.hidden_size) as u128;
+    u64::try_from(bytes * share / u128::from(numbers.max(1))).unwrap_or(u64::MAX)
+}
+
 /// Loads the transformer with UNO's LoRA, beside its weights or merged.
 ///
 /// # Errors
@@ -241,7 +250,9 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
     let mut model = Flux::load(&source.dit, &load)?;
     let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
     let taken = |c: &Checkpoint| c.tensors().values().map(|tensor| load.bytes_of(tensor)).sum::<u64>();
-    let mut left = options.resident_bytes.saturating_sub(taken(&source.dit));
+    let taken_by_dit =
+        taken(&source.dit).saturating_sub(modulation_bytes(model.config(), &source.dit, &load));
+    let mut left = options.resident_bytes.saturating_sub(taken_by_dit);
     if options.resident_bytes == u64::MAX {
         left = u64::MAX;
     }

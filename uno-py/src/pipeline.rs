@@ -48,6 +48,8 @@ pub(crate) struct LoadArguments {
     lora_scale: f64,
     /// `None`: as the plan chooses.
     merge_lora: Option<bool>,
+    /// Products in 8-bit integers.
+    int8: bool,
     /// Further LoRAs, each with its factor.
     loras: Vec<(PathBuf, f64)>,
     /// Width and height of the pictures that memory is planned for.
@@ -136,6 +138,7 @@ impl LoadArguments {
         options.storage = if kind == "cpu" { Storage::AsStored } else { Storage::Expanded };
         options.lora_scale = self.lora_scale;
         options.merge_lora = self.merge_lora.map_or(LoraMerge::Auto, LoraMerge::from);
+        options.int8 = self.int8;
         Ok(options)
     }
 }
@@ -166,6 +169,8 @@ pub(crate) struct GenerateArguments<'py> {
     schedule: String,
     latents: Option<PyReadonlyArrayDyn<'py, f32>>,
     reference_seed: Option<u64>,
+    first_block_cache: Option<f32>,
+    reference_cache: Option<usize>,
     decode: bool,
 }
 
@@ -194,6 +199,8 @@ impl GenerateArguments<'_> {
         request.sequence_length = either("schedule", &self.schedule, rules)?;
         request.latents = self.latents.map(|l| convert::to_tensor("latents", &l, device)).transpose()?;
         request.reference_seed = self.reference_seed;
+        request.approximation.first_block_cache = self.first_block_cache;
+        request.approximation.reference_cache = self.reference_cache;
         Ok(request)
     }
 }
@@ -226,11 +233,15 @@ impl Pipeline {
             .with_batch(request.samples.len());
         let total = |geometry: &Geometry| geometry.tokens().saturating_mul(geometry.batch);
         let (asked, planned) = (total(&asked), total(&self.planned));
-        (asked > planned).then(|| {
-            format!(
+        if asked > planned {
+            return Some(format!(
                 "this takes more memory than was planned for: {asked} tokens, the plan is for {planned}; give plan_size, \
                  plan_references and plan_batch when loading"
-            )
+            ));
+        }
+        let caches = request.approximation.reference_cache.is_some_and(|steps| steps > 1);
+        (caches && !request.references.is_empty()).then(|| {
+            "this takes more memory than was planned for: the reference cache keeps keys and values of every block".into()
         })
     }
 }

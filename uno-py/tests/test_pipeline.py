@@ -704,3 +704,18 @@ def test_settings_are_exchanged_with_the_rust_program(pipeline: UnoPipeline, tmp
 
     for file in (theirs, theirs.with_suffix(".json")):
         assert without_paths(read_settings(file)) == without_paths(result.metadata[0])
+
+
+def test_approximations_are_off_recorded_and_refused_where_they_mean_nothing(pipeline: UnoPipeline) -> None:
+    options = {**SMALL, "num_inference_steps": 6, "reference_images": ROBOT}
+    exact = pipeline(PROMPT, **options)
+    assert not {"first_block_cache", "reference_cache", "int8"} & exact.metadata[0].keys()
+    assert np.array_equal(pixels(pipeline(PROMPT, **options, reference_cache=1)), pixels(exact))
+    near = pipeline(PROMPT, **options, reference_cache=2, first_block_cache=0.5)
+    assert (near.metadata[0]["reference_cache"], near.metadata[0]["first_block_cache"]) == (2, 0.5)
+    assert any("first-block cache" in notice for notice in near.notices)
+    assert not np.array_equal(pixels(near), pixels(exact))
+    with pytest.raises(ValueError, match="first_block_cache.*above 0"):
+        pipeline(PROMPT, **options, first_block_cache=0.0)
+    with pytest.raises(ValueError, match="int8.*Q8_0"):
+        UnoPipeline.from_pretrained(int8=True, progress=False)

@@ -71,14 +71,15 @@ fn attend(
 ) -> Tensor<3> {
     let (q, mut k, mut v) = (rope.apply(q), rope.apply(k), v);
     match cache {
-        References::Cached(KeysValues::Tensors([keys, values])) => {
+        References::Cached(KeysValues::Tensors(cached)) => {
+            let [keys, values] = &**cached;
             k = Tensor::cat(vec![k, keys.clone()], 2);
             v = Tensor::cat(vec![v, values.clone()], 2);
         }
         References::Recorded(slot) => {
             let first = k.dims()[2].saturating_sub(references);
             let last = |x: &Tensor<4>| x.clone().narrow(2, first, references);
-            *slot = Some(KeysValues::Tensors([last(&k), last(&v)]));
+            *slot = Some(KeysValues::Tensors(Box::new([last(&k), last(&v)])));
         }
         _ => {}
     }

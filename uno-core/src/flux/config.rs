@@ -49,6 +49,12 @@ impl Default for FluxConfig {
 }
 
 impl FluxConfig {
+    /// Outputs of all modulations together: shifts, scales and gates of one step and sample. Their matrices, which are used once
+    /// for many steps, have `hidden_size` numbers for each.
+    pub fn modulation_outputs(&self) -> usize {
+        (12 * self.depth + 3 * self.depth_single_blocks + 2) * self.hidden_size
+    }
+
     /// Reads all dimensions off the shapes in `checkpoint`.
     ///
     /// # Errors

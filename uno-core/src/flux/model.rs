@@ -141,6 +141,9 @@ impl Flux {
         }
     }
 
+    /// For so many steps at most, modulations are computed together and kept.
+    pub const MODULATED_STEPS: usize = super::modulation::STEPS;
+
     /// Dimensions.
     pub fn config(&self) -> &FluxConfig {
         &self.config

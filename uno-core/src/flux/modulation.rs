@@ -11,7 +11,7 @@ use crate::kernels::activation::silu;
 use crate::nn::{Linear, Prefetch, reading_ahead};
 
 /// Steps that are computed together. It is fixed, since the order in which a product is added up may depend on it.
-const STEPS: usize = 32;
+pub(super) const STEPS: usize = 32;
 
 /// Modulations of a generation.
 pub(super) struct Modulations<'a> {

@@ -13,7 +13,7 @@ pub(super) enum KeysValues {
     /// `[batch, tokens, 2 * hidden]`, keys before values: of blocks that run in place.
     Numbers(Vec<f32>),
     /// `[batch, heads, tokens, D]` each.
-    Tensors([Tensor<4>; 2]),
+    Tensors(Box<[Tensor<4>; 2]>),
 }
 
 /// What a block does about the references' keys and values.

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::kernels::activation::quick_gelu;
+use crate::kernels::attention::{Bias, attention as attention_in_place};
+use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
@@ -182,14 +184,27 @@ impl Layer {
         }
     }
 
+    /// Each token attends to those up to itself. `[batch, tokens, hidden]` each -> the same.
+    fn attend(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+        let shape = q.dims();
+        if is_ours(&q) {
+            let (mut q, k, v) = (numbers(q), numbers(k), numbers(v));
+            let [k, v] = [View::new(&k, shape), View::new(&v, shape)];
+            let scale = 1.0 / ((shape[2] / self.num_heads) as f64).sqrt();
+            let to = ViewMut::new(&mut q, shape);
+            attention_in_place(to, k, v, self.num_heads, 0..shape[1], scale as f32, Bias::Causal);
+            return tensor(q, shape);
+        }
+        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+        let [q, k, v] = [q, k, v].map(|x| split_heads(x, self.num_heads));
+        join_heads(attention(q, k, v, None, options))
+    }
+
     /// `[batch, tokens, hidden]` -> the same.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let normed = self.layer_norm1.forward(x.clone());
-        let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
-        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
-        let attended =
-            attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, options);
-        let x = x + self.out_proj.forward(join_heads(attended));
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|l| l.forward(normed.clone()));
+        let x = x + self.out_proj.forward(self.attend(q, k, v));
         let hidden = self.fc1.forward(self.layer_norm2.forward(x.clone()));
         let hidden = match self.activation {
             ClipActivation::QuickGelu => quick_gelu(hidden),

@@ -4,17 +4,18 @@ use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
-use uno_core::flux::FluxConfig;
+use uno_core::approximation::Approximation;
+use uno_core::flux::{Flux, FluxConfig};
 use uno_core::text::{T5_LENGTH, T5Config};
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
 use super::{Budget, gib, measure};
-use crate::components::{LoraMerge, ModelSource, PipelineOptions};
+use crate::components::{LoraMerge, ModelSource, PipelineOptions, modulation_bytes};
 use crate::error::{Error, Result};
 
 /// How large a request is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Geometry {
     /// Width and height of the pictures, in pixels.
@@ -23,12 +24,14 @@ pub struct Geometry {
     pub references: Vec<(usize, usize)>,
     /// Pictures that are computed together.
     pub batch: usize,
+    /// What is approximated: the caches take memory.
+    pub approximation: Approximation,
 }
 
 impl Geometry {
     /// One picture of this size without references.
     pub fn new(width: usize, height: usize) -> Self {
-        Self { size: (width, height), references: Vec::new(), batch: 1 }
+        Self { size: (width, height), batch: 1, ..Self::default() }
     }
 
     /// The same with references of these sizes.
@@ -43,11 +46,24 @@ impl Geometry {
         self
     }
 
+    /// The same with what is approximated.
+    pub fn with_approximation(mut self, approximation: Approximation) -> Self {
+        self.approximation = approximation;
+        self
+    }
+
     /// Tokens that the transformer sees: text, picture and references.
     pub fn tokens(&self) -> usize {
-        let of = |(width, height): &(usize, usize)| (width / 16) * (height / 16);
-        T5_LENGTH + of(&self.size) + self.references.iter().map(of).sum::<usize>()
+        T5_LENGTH + tokens_of(&self.size) + self.reference_tokens()
     }
+
+    fn reference_tokens(&self) -> usize {
+        self.references.iter().map(tokens_of).sum()
+    }
+}
+
+fn tokens_of((width, height): &(usize, usize)) -> usize {
+    (width / 16) * (height / 16)
 }
 
 /// One stage of a generation, and the memory that is expected at its peak.
@@ -153,8 +169,8 @@ impl Plan {
     fn stay(&mut self, need: &Need, resident: u64) {
         self.resident = resident;
         self.resident_bytes = if resident == need.matrices { u64::MAX } else { resident };
-        // What stays may be expanded; what is read is as the file has it.
-        let streamed = need.matrices - resident;
+        // What stays may be expanded; what is read is as the file has it. Modulations are read once for many steps.
+        let streamed = need.matrices - resident - if resident == need.matrices { 0 } else { need.once };
         self.streamed_bytes = (streamed as f64 / need.matrices.max(1) as f64 * need.stored as f64) as u64;
         self.phases = need.phases(resident, self.stream_text_encoders, self.vae_tile);
     }
@@ -172,7 +188,9 @@ impl Plan {
         // What stays in memory adds to every stage from denoising on. A little is left free: allocators keep what they were
         // given for a while.
         let room = (self.budget - need.peak(least, true, tile)) / 20 * 19;
-        self.stay(need, (least + room).min(need.matrices));
+        let resident = least + room;
+        let everything = resident >= need.matrices;
+        self.stay(need, if everything { need.matrices } else { resident.min(need.matrices - need.once) });
         Ok(())
     }
 
@@ -225,8 +243,10 @@ impl fmt::Display for Plan {
         for (name, storage, bytes) in &self.parts {
             let how = match *name {
                 "text encoders" if self.stream_text_encoders => "streamed from disk at each prompt",
-                "transformer" | "LoRA" if self.streamed_bytes == 0 && self.merge_lora => "merged, in memory",
-                "transformer" | "LoRA" if self.streamed_bytes == 0 => "in memory",
+                "transformer" | "LoRA" if self.merge_lora => "merged, in memory",
+                "transformer" | "LoRA" if self.resident_bytes == u64::MAX => "in memory",
+                "transformer" if self.streamed_bytes == 0 => "in memory, but for modulations",
+                "LoRA" if self.streamed_bytes == 0 => "in memory",
                 "transformer" | "LoRA" if self.resident == 0 => "streamed from disk at each step",
                 "transformer" | "LoRA" => "streamed in part",
                 "autoencoder" if self.vae_tile.is_some() => "in overlapping tiles (an approximation)",
@@ -268,7 +288,9 @@ struct Need {
     base: u64,
     /// Matrices of the transformer and its LoRAs, in the form that they wait in.
     matrices: u64,
-    /// The same as the files hold them.
+    /// Those of modulations among them, which are streamed as soon as anything is; none if they were merged.
+    once: u64,
+    /// All as the files hold them.
     stored: u64,
     /// The largest of them, which is in memory while it is used.
     largest: u64,
@@ -316,6 +338,7 @@ impl Need {
         } else {
             matrices += loras.iter().map(|lora| matrix_bytes(lora, &form)).sum::<u64>();
         }
+        let once = if merge_lora { 0 } else { modulation_bytes(&flux, &source.dit, &form) };
         let part = |prefix: &str| {
             let of_part = source.ae.tensors().iter().filter(|(name, _)| name.contains(prefix));
             of_part.map(|(_, t)| 4 * t.len() as u64).sum::<u64>()
@@ -324,6 +347,7 @@ impl Need {
         Ok(Self {
             base: if is_cpu(&options.device) { measure::resident().unwrap_or(0) } else { 0 },
             matrices,
+            once,
             stored,
             largest,
             small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
@@ -444,7 +468,21 @@ fn step_activations(config: &FluxConfig, geometry: &Geometry, in_place: bool) ->
         true => 2 * hidden + (3 * hidden).max(hidden + mlp) + 2 * hidden,
         false => 8 * hidden + 4 * mlp,
     };
-    4 * tokens * per_token + SCRATCH
+    let modulations = (Flux::MODULATED_STEPS * geometry.batch * config.modulation_outputs()) as u64;
+    4 * (tokens * per_token + modulations + cached(config, geometry)) + SCRATCH
+}
+
+/// Numbers that the caches of approximate steps hold.
+fn cached(config: &FluxConfig, geometry: &Geometry) -> u64 {
+    let Approximation { first_block_cache, reference_cache } = geometry.approximation;
+    let blocks = config.depth + config.depth_single_blocks;
+    let references = match reference_cache {
+        Some(steps) if steps > 1 => 2 * geometry.reference_tokens() * blocks,
+        _ => 0,
+    };
+    // What two kinds of blocks add, and the states that this is told from.
+    let latent = if first_block_cache.is_some() { 5 * tokens_of(&geometry.size) } else { 0 };
+    (geometry.batch * (references + latent) * config.hidden_size) as u64
 }
 
 /// Tiles of weights and of scores on each thread, and what the allocator keeps.

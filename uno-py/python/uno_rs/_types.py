@@ -43,6 +43,7 @@ class LoadArguments(TypedDict):
     offload: bool
     lora_scale: float
     merge_lora: bool | None
+    int8: bool
     loras: list[tuple[Path, float]]
     plan_size: tuple[int, int]
     plan_references: int
@@ -67,6 +68,8 @@ class GenerateArguments(TypedDict):
     schedule: str
     latents: Floats | None
     reference_seed: int | None
+    first_block_cache: float | None
+    reference_cache: int | None
     decode: bool
 
 
