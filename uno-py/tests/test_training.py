@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 import uno_rs
+from PIL import Image
 
 
 @pytest.fixture

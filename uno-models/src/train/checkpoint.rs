@@ -27,6 +27,8 @@ pub const LORA: &str = "dit_lora.safetensors";
 pub const LORA_EMA: &str = "dit_lora_ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+/// How the names of folders begin that are being written.
+const UNFINISHED: &str = ".checkpoint-";
 /// Names of exact values in the optimizer's file.
 const EXACT: &str = "param.";
 const EXACT_EMA: &str = "ema.";
@@ -177,6 +179,20 @@ pub fn list(output: &Path, stage: &str) -> Vec<(u64, PathBuf)> {
 /// The last checkpoint of the last stage that has one.
 pub fn latest<'a>(output: &Path, stages: impl DoubleEndedIterator<Item = &'a str>) -> Option<PathBuf> {
     stages.rev().find_map(|stage| Some(list(output, stage).pop()?.1))
+}
+
+/// Removes what was left by a run that was killed while it wrote a checkpoint.
+///
+/// # Errors
+///
+/// A folder cannot be removed.
+pub fn remove_unfinished(output: &Path, stage: &str) -> Result<()> {
+    for entry in std::fs::read_dir(output.join(stage)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED)) {
+            std::fs::remove_dir_all(entry.path()).map_err(Error::write(entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes all but the last `keep` checkpoints of a stage.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::UNIX_EPOCH;
 
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -53,6 +54,8 @@ pub struct Encodings {
     device: Device,
     /// The format of prompts in files.
     prompts: StorageDtype,
+    /// Prompts that were too long for an encoder.
+    truncated: AtomicUsize,
 }
 
 impl Encodings {
@@ -69,7 +72,14 @@ impl Encodings {
             FloatDType::F16 => StorageDtype::F16,
             _ => StorageDtype::F32,
         };
-        Self { encoders: Some(encoders), folder, fingerprints, device: device.clone(), prompts }
+        Self {
+            encoders: Some(encoders),
+            folder,
+            fingerprints,
+            device: device.clone(),
+            prompts,
+            truncated: AtomicUsize::new(0),
+        }
     }
 
     /// Lets go of the encoders: from now on everything comes from files.
@@ -95,6 +105,7 @@ impl Encodings {
         let named = self.cached("prompts", &key, self.prompts, || {
             let encoders = self.encoders(&format!("the prompt {prompt:?}"))?;
             let encoded = encoders.text.encode(&[prompt.to_owned()])?;
+            self.truncated.fetch_add(usize::from(!encoded.truncated.is_empty()), Ordering::Relaxed);
             let mut named = NamedTensors::default();
             named.insert("txt", Values::new(encoded.txt));
             named.insert("vec", Values::new(encoded.vec));
@@ -104,6 +115,11 @@ impl Encodings {
         let txt = named.get("txt").and_then(Values::tensor).ok_or_else(damaged)?;
         let vec = named.get("vec").and_then(Values::tensor).ok_or_else(damaged)?;
         Ok(EncodedPrompt { txt, vec })
+    }
+
+    /// How many of the prompts that were encoded so far were too long for an encoder, so that their ends were dropped.
+    pub fn truncated(&self) -> usize {
+        self.truncated.load(Ordering::Relaxed)
     }
 
     /// The latent `[1, C, h, w]` of a target, brought to the size of its bucket.

@@ -152,6 +152,11 @@ pub fn encode_ahead(
         })?;
         before += data.samples.len();
     }
+    if encodings.truncated() > 0 {
+        let text =
+            format!("{} prompts are too long for an encoder; their ends are dropped", encodings.truncated());
+        tell(observer, &TrainEvent::Notice { text: &text })?;
+    }
     encodings.release_encoders()
 }
 

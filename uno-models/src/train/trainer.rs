@@ -254,6 +254,7 @@ impl Run<'_> {
         let mut order = BatchOrder::new(&shapes, stage.batch_size, self.config.seed, order);
         let folder = self.config.output.join(&stage.name);
         let mut metrics = Metrics::open(&folder, &COLUMNS, done, self.config.tensorboard)?;
+        checkpoint::remove_unfinished(&self.config.output, &stage.name)?;
         let rate = stage.learning_rate();
         self.replicas.set(&training.parameters);
         for step in done..stage.steps {

@@ -32,8 +32,8 @@ def train_lora(
 ) -> TrainResult:
     """Trains as the TOML or JSON file `config` says, from its first step or after a checkpoint.
 
-    `resume` is a checkpoint's folder, or "latest" for the last one in the output folder; the run then goes on as if it had
-    not been interrupted. `output` replaces the configuration's folder. `callback` is called after each step with a
+    `resume` is a checkpoint's folder, or "latest" for the last one in the output folder; the run then goes on as if it
+    had not been interrupted. `output` replaces the configuration's folder. `callback` is called after each step with a
     dictionary: step, total, loss, gradient_norm, learning_rate, seconds, epoch. What it raises, and Ctrl-C, end the run
     after a checkpoint.
     """
