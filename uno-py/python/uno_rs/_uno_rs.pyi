@@ -32,6 +32,7 @@ __all__ = [
     "preprocess",
     "read_settings",
     "timestep_schedule",
+    "train_lora",
 ]
 
 __version__: str
