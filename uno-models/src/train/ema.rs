@@ -18,9 +18,11 @@ impl Ema {
     /// Takes the parameters of one more step into the average.
     pub fn update(&mut self, parameters: &NamedTensors) {
         let decay = self.decay;
-        let mut next = self.average.scale(decay);
-        next.add(parameters.scale(1.0 - decay));
-        self.average = next;
+        for (name, now) in parameters.iter() {
+            let Some(before) = self.average.get(name) else { continue };
+            let next = before.data().mul_scalar(decay) + now.data().mul_scalar(1.0 - decay);
+            self.average.insert(name, now.with_data(next));
+        }
     }
 
     /// The same decay from another average on.

@@ -8,7 +8,7 @@
 //! | [`prepare`], [`encodings`] | what happens before the first step; prompts and pictures as the transformer takes them |
 //! | [`batch`], [`step`], [`loss`] | what is drawn, computed and minimized |
 //! | [`checkpoint`], [`pictures`], [`metrics`] | what a run leaves behind |
-//! | [`lora`] | UNO's LoRA as parameters |
+//! | [`lora`], [`memory`] | UNO's LoRA as parameters; what training it takes in memory |
 //! | [`named`] | parameters, gradients and moments as tensors by name; to and from files and burn modules |
 //! | [`optimizer`] | AdamW and the clipping of the global gradient norm |
 //! | [`learning_rate`], [`ema`] | the learning rate of a step; the average of past parameters |
@@ -26,6 +26,7 @@ pub mod encodings;
 pub mod learning_rate;
 pub mod lora;
 pub mod loss;
+pub mod memory;
 pub mod metrics;
 pub mod named;
 pub mod observer;

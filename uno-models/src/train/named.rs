@@ -111,6 +111,15 @@ impl NamedTensors {
         self.map(|values| values.data().mul_scalar(factor))
     }
 
+    /// The same, tensor by tensor, so that there are never two of all.
+    pub fn into_scaled(self, factor: f64) -> Self {
+        let scaled = |(name, values): (String, Values)| {
+            let Values { shape, data } = values;
+            (name, Values { shape, data: data.mul_scalar(factor) })
+        };
+        Self(self.0.into_iter().map(scaled).collect())
+    }
+
     /// All tensors on another device.
     pub fn to_device(&self, device: &Device) -> Self {
         self.map(|values| values.data().to_device(device))

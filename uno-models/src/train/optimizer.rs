@@ -141,7 +141,7 @@ pub fn clip_global_norm(gradients: NamedTensors, max_norm: f64) -> Result<(Named
         .into());
     }
     let factor = max_norm / (norm + 1e-6);
-    Ok(if factor < 1.0 { (gradients.scale(factor), norm) } else { (gradients, norm) })
+    Ok(if factor < 1.0 { (gradients.into_scaled(factor), norm) } else { (gradients, norm) })
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -115,7 +115,7 @@ impl Replicas {
             });
         }
         let share = 1.0 / count.max(1) as f64;
-        Ok((losses * share, if count > 1 { sum.scale(share) } else { sum }))
+        Ok((losses * share, if count > 1 { sum.into_scaled(share) } else { sum }))
     }
 }
 

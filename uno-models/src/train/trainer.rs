@@ -12,6 +12,7 @@ use super::data::{BatchOrder, Checked, OrderState};
 use super::ema::Ema;
 use super::encodings::Encodings;
 use super::lora::{self, LoraModel};
+use super::memory::expected_memory;
 use super::metrics::Metrics;
 use super::named::NamedTensors;
 use super::observer::{COLUMNS, StepReport, TrainEvent, TrainObserver};
@@ -100,6 +101,9 @@ pub fn train(
         Ok((device.clone(), LoraModel::new(flux, &parameters.to_device(device))?))
     });
     let replicas = Replicas::new(replicas.collect::<Result<_>>()?);
+
+    let expected = expected_memory(config, source, &options, &parameters, &data).to_string();
+    tell(observer, &TrainEvent::Notice { text: &expected })?;
 
     // 5. The stages.
     let mut run = Run { config, source, options, encodings, pictures, replicas, observer, samples: 0 };
