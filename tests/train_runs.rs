@@ -152,6 +152,33 @@ fn accumulation_several_devices_and_larger_batches_are_the_same_step() {
 }
 
 #[test]
+fn encoding_ahead_in_another_place_or_batch_by_batch_gives_the_same_bytes() {
+    let data = Data::new();
+    let ahead = run(&data.config("ahead", 2, "", ""), &Start::Fresh);
+    let elsewhere = run(&data.config("elsewhere", 2, "[cache]\nfolder = \"encodings\"", ""), &Start::Fresh);
+    let config = data.config("fly", 2, "[cache]\nahead = false", "");
+    let on_the_fly = run(&config, &Start::Fresh);
+    assert_eq!(files(&ahead.checkpoint), files(&elsewhere.checkpoint));
+    assert_eq!(files(&ahead.checkpoint), files(&on_the_fly.checkpoint));
+    assert!(data.path().join("encodings/latents").is_dir() && !config.output.join("cache").exists());
+}
+
+#[test]
+fn a_picture_that_was_replaced_is_encoded_anew() {
+    let data = Data::new();
+    let cache = "[cache]\nfolder = \"encodings\"";
+    let before = run(&data.config("before", 1, cache, ""), &Start::Fresh);
+    for name in ["t0.png", "t2.png", "t4.png"] {
+        RgbImage::from_pixel(40, 40, Rgb([250, 1, 2])).save(data.path().join(name)).unwrap();
+    }
+    for name in ["t1.png", "t3.png"] {
+        RgbImage::from_pixel(60, 30, Rgb([250, 1, 2])).save(data.path().join(name)).unwrap();
+    }
+    let after = run(&data.config("after", 1, cache, ""), &Start::Fresh);
+    assert_ne!(files(&before.checkpoint)[2], files(&after.checkpoint)[2]);
+}
+
+#[test]
 fn what_is_trained_is_loaded_by_the_pipeline_and_changes_the_model() {
     let data = Data::new();
     let config = data.config(

@@ -92,16 +92,17 @@ impl TrainingMemory {
 
 impl fmt::Display for TrainingMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let (unit, name) = if self.total() < 1 << 30 { (1 << 20, "MiB") } else { (1 << 30, "GiB") };
+        let in_unit = |bytes: u64| bytes as f64 / f64::from(unit);
         write!(
             f,
-            "expected memory {:.1} GiB: transformer {:.1}, LoRA with gradients and optimizer {:.1}, activations {:.1}, weights \
+            "expected memory {:.1} {name}: transformer {:.1}, LoRA with gradients and optimizer {:.1}, activations {:.1}, weights \
              expanded meanwhile {:.1} (predicted)",
-            gib(self.total()),
-            gib(self.weights),
-            gib(self.parameters),
-            gib(self.activations),
-            gib(self.expanded)
+            in_unit(self.total()),
+            in_unit(self.weights),
+            in_unit(self.parameters),
+            in_unit(self.activations),
+            in_unit(self.expanded)
         )
     }
 }

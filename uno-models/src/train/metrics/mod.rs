@@ -54,7 +54,7 @@ impl Metrics {
             columns: columns.to_vec(),
             csv: csv_lines,
             jsonl: Lines::open(&folder.join("metrics.jsonl"), done, step_of_json)?,
-            events: tensorboard.then(|| EventFile::create(folder)).transpose()?,
+            events: tensorboard.then(|| EventFile::create(folder, done)).transpose()?,
         })
     }
 

@@ -15,12 +15,13 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Creates `events.out.tfevents.{seconds}.{process}.uno-rs` in `folder`. TensorBoard reads all such files of a folder together.
+    /// Creates `events.out.tfevents.{seconds}.{process}.{number}.uno-rs` in `folder`, for steps after `done`. TensorBoard reads all
+    /// such files of a folder together; from older ones it leaves out what comes after that step.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub fn create(folder: &Path) -> Result<Self> {
+    pub fn create(folder: &Path, done: u64) -> Result<Self> {
         let stamp = now().as_secs();
         // Several files of one process in the same second get numbers.
         for number in 0.. {
@@ -31,6 +32,12 @@ impl EventFile {
                     let mut events = Self { path, file };
                     // Field 3: file_version.
                     events.record(|event| bytes(event, 3, b"brain.Event:2"))?;
+                    // Fields 2 and 7: step, session_log { status: START }.
+                    events.record(|event| {
+                        event.push(2 << 3);
+                        varint(event, done + 1);
+                        bytes(event, 7, &[1 << 3, 1]);
+                    })?;
                     return Ok(events);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -123,8 +130,8 @@ mod tests {
     #[test]
     fn records_hold_their_lengths_checksums_and_values() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path()).unwrap();
-        let other = EventFile::create(folder.path()).unwrap();
+        let mut events = EventFile::create(folder.path(), 0).unwrap();
+        let other = EventFile::create(folder.path(), 0).unwrap();
         assert_ne!(events.path, other.path);
         events.scalars(300, [("loss", 0.5)]).unwrap();
         let data = std::fs::read(&events.path).unwrap();
@@ -141,10 +148,10 @@ mod tests {
             records.push(event.to_vec());
             at += 16 + length;
         }
-        assert_eq!(records.len(), 2);
+        assert_eq!(records.len(), 3);
         assert!(records[0].ends_with(b"brain.Event:2"));
         // step 300 as a varint, then summary { value { tag "loss", 0.5 } }.
         let tail = [&[16, 0xac, 2, 42, 13, 10, 11, 10, 4][..], b"loss", &[21, 0, 0, 0, 63]].concat();
-        assert!(records[1].ends_with(&tail), "{:?}", records[1]);
+        assert!(records[2].ends_with(&tail), "{:?}", records[2]);
     }
 }
