@@ -8,19 +8,18 @@ mod common;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::tensor::FloatDType;
 use clap::Parser;
-use common::{Grid, Timing, tensor};
+use common::{Grid, Place, Timing, tensor};
 use uno_core::flux::Flux;
 use uno_core::latents::grid_ids;
 use uno_core::sampling::{Sampler, denoise, schedule};
 use uno_core::traits::{Conditioning, Silent};
-use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_core::{device, lora, tensor_to_vec};
+use uno_core::weights::Checkpoint;
+use uno_core::{lora, tensor_to_vec};
 
 /// Times denoising steps.
 #[derive(Parser)]
-struct Arguments {
+pub struct Arguments {
     /// The transformer
     #[arg(long)]
     checkpoint: PathBuf,
@@ -49,20 +48,26 @@ struct Arguments {
     #[arg(long)]
     reference_cache: Option<usize>,
     #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
     timing: Timing,
 }
 
+#[allow(dead_code)] // `gpu.rs` calls `run`
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let device = device::open("cpu")?;
-    let options = LoadOptions::new(&device);
+    run(&Arguments::parse())
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let options = arguments.place.options()?;
+    let device = &options.device;
     let int8 = options.clone().with_int8(arguments.int8);
     let mut model = Flux::load(&Checkpoint::open(&arguments.checkpoint)?, &int8)?;
     if let Some(path) = &arguments.lora {
         lora::attach(&mut model, &Checkpoint::open(path)?, 1.0, &options)?;
     }
     if arguments.merge {
-        lora::merge(&mut model, FloatDType::F32)?;
+        lora::merge(&mut model, arguments.place.dtype)?;
     }
 
     let config = model.config().clone();
@@ -74,14 +79,15 @@ fn main() -> Result<()> {
     }
     let references = arguments.reference.iter().zip(10..);
     let conditioning = Conditioning {
-        txt: tensor(1, [1, arguments.text, config.context_in_dim], &device),
-        vec: tensor(2, [1, config.vec_in_dim], &device),
+        txt: tensor(1, [1, arguments.text, config.context_in_dim], device),
+        vec: tensor(2, [1, config.vec_in_dim], device),
         references: references
-            .map(|(g, seed)| tensor(seed, [1, g.count(), config.in_channels], &device))
+            .map(|(g, seed)| tensor(seed, [1, g.count(), config.in_channels], device))
             .collect(),
         ids,
     };
-    let latent = tensor(3, [1, arguments.latent.count(), config.in_channels], &device);
+    let latent =
+        tensor(3, [1, arguments.latent.count(), config.in_channels], device).cast(arguments.place.dtype);
     let times = schedule(arguments.steps, 1, false)?;
     let mut sampler = Sampler::new(&times, 4.0);
     sampler.approximation.reference_cache = arguments.reference_cache;

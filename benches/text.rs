@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use common::Timing;
+use common::{Place, Timing};
+use uno_core::tensor_to_vec;
 use uno_core::text::{ClipTextEncoder, T5Encoder};
-use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_core::{device, tensor_to_vec};
+use uno_core::weights::Checkpoint;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Encoder {
@@ -21,7 +21,7 @@ enum Encoder {
 
 /// Times a text encoder.
 #[derive(Parser)]
-struct Arguments {
+pub struct Arguments {
     /// Which
     #[arg(long)]
     encoder: Encoder,
@@ -32,13 +32,18 @@ struct Arguments {
     #[arg(long, default_value_t = 512)]
     tokens: usize,
     #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
     timing: Timing,
 }
 
+#[allow(dead_code)] // `gpu.rs` calls `run`
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let device = device::open("cpu")?;
-    let options = LoadOptions::new(&device);
+    run(&Arguments::parse())
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let options = arguments.place.options()?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     // Spread over the vocabulary; the highest id, which ends a prompt of CLIP, comes last.
     let ids = |vocabulary: usize| -> Vec<u32> {

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use common::{Grid, Timing, tensor};
+use common::{Grid, Place, Timing, tensor};
+use uno_core::tensor_to_vec;
 use uno_core::traits::LatentCodec;
 use uno_core::vae::AutoEncoder;
-use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_core::{device, tensor_to_vec};
+use uno_core::weights::Checkpoint;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Work {
@@ -22,7 +22,7 @@ enum Work {
 
 /// Times the autoencoder.
 #[derive(Parser)]
-struct Arguments {
+pub struct Arguments {
     /// Which half
     #[arg(long)]
     work: Work,
@@ -33,23 +33,29 @@ struct Arguments {
     #[arg(long, default_value = "512x512")]
     size: Grid,
     #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
     timing: Timing,
 }
 
+#[allow(dead_code)] // `gpu.rs` calls `run`
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let device = device::open("cpu")?;
-    let autoencoder =
-        AutoEncoder::load(&Checkpoint::open(&arguments.checkpoint)?, &LoadOptions::new(&device))?;
+    run(&Arguments::parse())
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let options = arguments.place.options()?;
+    let device = &options.device;
+    let autoencoder = AutoEncoder::load(&Checkpoint::open(&arguments.checkpoint)?, &options)?;
     let Grid { rows, columns } = arguments.size;
     match arguments.work {
         Work::Decode => {
             let f = autoencoder.downsampling();
-            let latent = tensor(1, [1, autoencoder.channels(), rows / f, columns / f], &device);
+            let latent = tensor(1, [1, autoencoder.channels(), rows / f, columns / f], device);
             arguments.timing.run("vae decode", || Ok(tensor_to_vec(autoencoder.decode(latent.clone())?)?))
         }
         Work::Encode => {
-            let picture = tensor(1, [1, 3, rows, columns], &device);
+            let picture = tensor(1, [1, 3, rows, columns], device);
             arguments
                 .timing
                 .run("vae encode", || Ok(tensor_to_vec(autoencoder.encode(picture.clone(), None)?)?))

@@ -9,8 +9,9 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde_json::json;
+use uno_core::weights::{LoadOptions, Storage};
 
 /// How a case is run. By default once to warm up, then `rounds` times.
 #[derive(clap::Args)]
@@ -64,6 +65,39 @@ impl Timing {
         }
         let times = (0..self.rounds.max(1)).map(|_| timed()).collect::<Result<Vec<_>>>()?;
         say(json!({ "case": case, "median_ms": median(&times), "times_ms": times }))
+    }
+}
+
+/// Where a case is computed, and in which number format.
+#[derive(clap::Args)]
+pub struct Place {
+    /// Device: cpu, cuda, vulkan, wgpu ...
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Format that is computed in: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = format)]
+    pub dtype: FloatDType,
+    /// Bytes of matrices that stay on the device; the rest is streamed to it
+    #[arg(long, default_value_t = u64::MAX)]
+    pub resident: u64,
+}
+
+impl Place {
+    /// How models are loaded there: on the CPU as stored, on a GPU expanded.
+    pub fn options(&self) -> Result<LoadOptions> {
+        let device = uno_core::device::open(&self.device)?;
+        let storage = if self.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
+        let options = LoadOptions::new(&device).with_dtype(self.dtype).with_storage(storage);
+        Ok(options.with_resident_bytes(self.resident))
+    }
+}
+
+fn format(name: &str) -> Result<FloatDType, String> {
+    match name {
+        "f32" => Ok(FloatDType::F32),
+        "bf16" => Ok(FloatDType::BF16),
+        "f16" => Ok(FloatDType::F16),
+        _ => Err("wanted f32, bf16 or f16".to_owned()),
     }
 }
 

@@ -174,6 +174,7 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
         options.merge_lora = settings.lora_merged.into();
         options.int8 = settings.int8;
     }
+    uno_core::device::check_dtype(device, options.dtype)?;
     // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
     options.storage = if arguments.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
     Ok(options)

@@ -1,6 +1,9 @@
 //! Devices by name.
 
-use burn::tensor::{Device, Tensor};
+use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -56,23 +59,61 @@ pub fn open(name: &str) -> Result<Device> {
         return Err(error("there is one CPU device; wanted cpu".into()));
     }
     // Drivers that are missing make the backends panic deep inside; that must not end the program.
-    let opened = std::panic::catch_unwind(|| {
+    let (opened, reasons) = noting_panics_of_backends(|| {
         let device = construct(kind, index)?;
         let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>().ok()?;
         (sum == 2.0).then_some(device)
     });
     match opened {
-        Ok(Some(device)) => Ok(device),
-        Ok(None) => Err(error("it does not compute; check its driver".into())),
-        Err(panic) => {
-            let text =
-                panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(error(format!(
-                "it cannot be opened ({}); check its driver",
-                text.unwrap_or("no reason given")
-            )))
+        Some(Some(device)) => Ok(device),
+        Some(None) => Err(error("it does not compute; check its driver".into())),
+        None => {
+            let reason = reasons.first().map_or("no reason given", String::as_str);
+            Err(error(format!("it cannot be opened ({reason}); check that there is one, and its driver")))
         }
     }
+}
+
+/// Runs `f`; panics in the crates of GPU backends, on whichever thread, are not printed but returned, the first first.
+fn noting_panics_of_backends<T>(f: impl FnOnce() -> T) -> (Option<T>, Vec<String>) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let usual: Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> = std::panic::take_hook().into();
+    let (noted, others) = (reasons.clone(), usual.clone());
+    std::panic::set_hook(Box::new(move |info| {
+        let place = info.location().map_or("", |location| location.file());
+        let is_backend =
+            |part: &str| ["cubecl", "burn", "wgpu", "cudarc"].iter().any(|name| part.starts_with(name));
+        if !place.split(['/', '\\']).any(is_backend) {
+            return others(info);
+        }
+        let text = info.payload_as_str().unwrap_or("no reason given");
+        let first_line = text.lines().next().unwrap_or_default().to_owned();
+        noted.lock().unwrap_or_else(PoisonError::into_inner).push(first_line);
+    }));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(f));
+    std::panic::set_hook(Box::new(move |info| usual(info)));
+    drop(one_at_a_time);
+    let reasons = std::mem::take(&mut *reasons.lock().unwrap_or_else(PoisonError::into_inner));
+    (result.ok(), reasons)
+}
+
+/// Whether `device` computes in `dtype`.
+///
+/// # Errors
+///
+/// It does not: with the formats that it has.
+pub fn check_dtype(device: &Device, dtype: FloatDType) -> Result<()> {
+    if device.supports_dtype(dtype) {
+        return Ok(());
+    }
+    let formats = [(FloatDType::F32, "f32"), (FloatDType::BF16, "bf16"), (FloatDType::F16, "f16")];
+    let there = formats.iter().filter(|(dtype, _)| device.supports_dtype(*dtype));
+    let there: Vec<&str> = there.map(|(_, name)| *name).collect();
+    let got = format!("{dtype:?}").to_lowercase();
+    let wanted = format!("{}: {device:?} does not compute in {got}", there.join(" or "));
+    Err(Error::invalid("dtype", got, wanted))
 }
 
 #[allow(unused_variables)]

@@ -1,10 +1,15 @@
 //! Layers that several models share: linear with weights as stored and LoRA branches, norms, activations.
 
+mod ahead;
+mod attention;
+
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, module};
+
+pub(crate) use ahead::{Prefetch, reading_ahead};
+pub(crate) use attention::attention;
 
 use crate::error::{Error, Result};
 use crate::kernels::{self, View, ViewMut, is_ours, numbers, tensor};
@@ -50,7 +55,10 @@ impl Matrix {
         match self {
             // Parameters that train stay f32, whatever is computed in.
             Self::Dense(weight) => weight.val().cast(dtype),
-            Self::Stored(stored) => stored.to_tensor::<2>(device, dtype).transpose(),
+            Self::Stored(stored) => {
+                let made_ready = stored.take_ready(device, dtype);
+                made_ready.unwrap_or_else(|| stored.to_tensor::<2>(device, dtype)).transpose()
+            }
         }
     }
 
@@ -97,13 +105,6 @@ impl Matrix {
         match self {
             Self::Stored(stored) => Some(stored),
             Self::Dense(_) => None,
-        }
-    }
-
-    /// Asks for the weight to be read from disk, if it is streamed.
-    fn prefetch(&self) {
-        if let Self::Stored(stored) = self {
-            stored.prefetch();
         }
     }
 
@@ -229,19 +230,10 @@ impl Linear {
         }
     }
 
-    /// Whether any weight of the layer is let go of after use.
-    fn is_streamed(&self) -> bool {
-        let streamed = |matrix: &Matrix| matches!(matrix, Matrix::Stored(stored) if stored.is_streamed());
-        streamed(&self.weight) || self.lora.iter().any(|b| streamed(&b.down) || streamed(&b.up))
-    }
-
-    /// Asks for all weights of the layer to be read from disk, if they are streamed.
-    fn prefetch(&self) {
-        self.weight.prefetch();
-        for branch in &self.lora {
-            branch.down.prefetch();
-            branch.up.prefetch();
-        }
+    /// The weights of the layer that are not where they are computed with.
+    fn stored(&self) -> impl Iterator<Item = &StoredTensor> {
+        let branches = self.lora.iter().flat_map(|branch| [&branch.down, &branch.up]);
+        std::iter::once(&self.weight).chain(branches).filter_map(Matrix::as_stored)
     }
 
     /// `[batch, in]` -> `[batch, out]`.
@@ -281,39 +273,6 @@ impl Linear {
         }
         self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
         Ok(())
-    }
-}
-
-/// Runs `f`, and meanwhile lets `next` ask for its weights to be read from disk.
-pub(crate) fn reading_ahead<T>(next: Option<&(dyn Prefetch + '_)>, f: impl FnOnce() -> T) -> T {
-    match next.filter(|next| next.is_streamed()) {
-        Some(next) => std::thread::scope(|scope| {
-            scope.spawn(|| next.prefetch());
-            f()
-        }),
-        None => f(),
-    }
-}
-
-/// A part of a model whose weights may be streamed.
-pub(crate) trait Prefetch: Sync {
-    /// All its linear layers.
-    fn linears(&self) -> Vec<&Linear>;
-
-    /// Whether any weight is let go of after use.
-    fn is_streamed(&self) -> bool {
-        self.linears().iter().any(|linear| linear.is_streamed())
-    }
-
-    /// Asks for the weights to be read from disk.
-    fn prefetch(&self) {
-        self.linears().iter().for_each(|linear| linear.prefetch());
-    }
-}
-
-impl Prefetch for Linear {
-    fn linears(&self) -> Vec<&Linear> {
-        vec![self]
     }
 }
 
@@ -408,29 +367,6 @@ pub(crate) fn layer_norm_plain(x: Tensor<3>, eps: f64) -> Tensor<3> {
     in_f32(x, |x| module::layer_norm(x, ones, None, eps))
 }
 
-/// Scaled dot-product attention; everything `[batch, heads, tokens, d]`, `bias` `[1, heads, tokens, tokens]`.
-///
-/// burn's CPU kernel takes a row of scores of which none is a number for one that is masked, and gives zeros. A damaged
-/// weight or an overflow before queries or keys would vanish, and the picture be wrong for no visible reason. So what is not
-/// finite in them is carried into the result; numbers stay as they are.
-pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    bias: Option<Tensor<4>>,
-    options: AttentionModuleOptions,
-) -> Tensor<4> {
-    // 0, or NaN for NaN and infinity.
-    let zero = |x: &Tensor<4>| x.clone().detach().mul_scalar(0.0).sum_dim(3);
-    let (of_queries, of_keys) = (zero(&q), zero(&k).sum_dim(2));
-    let of_bias = bias.as_ref().map(zero);
-    let attended = module::attention(q, k, v, None, bias, options) + of_queries + of_keys;
-    match of_bias {
-        Some(of_bias) => attended + of_bias,
-        None => attended,
-    }
-}
-
 /// `[batch, tokens, heads * d]` -> `[batch, heads, tokens, d]`.
 pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
     let [batch, tokens, width] = x.dims();
@@ -498,26 +434,6 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
-
-    #[test]
-    fn what_is_no_number_comes_out_of_attention_too() {
-        let device = Device::flex();
-        let random = || Tensor::<4>::random([1, 2, 5, 8], Distribution::Normal(0.0, 1.0), &device);
-        let (q, k, v) = (random(), random(), random());
-        let attend = |q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>| {
-            attention(q.clone(), k.clone(), v.clone(), None, AttentionModuleOptions::default())
-        };
-        let sound = module::attention(q.clone(), k.clone(), v.clone(), None, None, Default::default());
-        assert_eq!(attend(&q, &k, &v).into_data(), sound.into_data());
-        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let wrong = q.clone().slice_fill([0..1, 1..2, 0..5, 3..4], wrong);
-            for attended in [attend(&wrong, &k, &v), attend(&q, &wrong, &v), attend(&q, &k, &wrong)] {
-                let finite =
-                    |head| attended.clone().narrow(1, head, 1).is_finite().all().into_scalar::<bool>();
-                assert!(finite(0) && !finite(1));
-            }
-        }
-    }
 
     #[test]
     fn a_sample_is_multiplied_alike_alone_and_in_a_batch() {

@@ -80,7 +80,9 @@ impl<'a> Modulations<'a> {
         let linears: Vec<&Linear> =
             double.chain(single).chain([&flux.final_layer.ada_ln_modulation]).collect();
         let following = |i: usize| linears.get(i + 1).map(|linear| *linear as &dyn Prefetch);
-        let of = |(i, linear): (usize, &&Linear)| reading_ahead(following(i), || linear.forward(vec.clone()));
+        let of = |(i, linear): (usize, &&Linear)| {
+            reading_ahead(following(i), &flux.device, flux.dtype, || linear.forward(vec.clone()))
+        };
         let outputs: Vec<Tensor<3>> = linears.iter().enumerate().map(of).collect();
         let (double, rest) = outputs.split_at(2 * flux.double_blocks.len());
         let (single, last) = rest.split_at(flux.single_blocks.len());

@@ -115,7 +115,9 @@ impl<'a> Run<'a> {
         for (i, block) in flux.double_blocks.iter().enumerate() {
             let references = of_block(&mut self.reference_cache, i, served);
             let modulation = modulation.double[i].clone();
-            reading_ahead(following(i), || tokens.double(block, modulation, references));
+            reading_ahead(following(i), &flux.device, flux.dtype, || {
+                tokens.double(block, modulation, references);
+            });
             if let Some(cache) = self.first_block_cache.as_ref().filter(|_| i == 0) {
                 let now = tokens.latent();
                 if let Some(after_all) = cache.after_all(&before, &now) {
@@ -127,7 +129,9 @@ impl<'a> Run<'a> {
         for (i, block) in flux.single_blocks.iter().enumerate() {
             let references = of_block(&mut self.reference_cache, depth + i, served);
             let (modulation, is_last) = (modulation.single[i].clone(), i + 1 == flux.single_blocks.len());
-            reading_ahead(following(depth + i), || tokens.single(block, modulation, references, is_last));
+            reading_ahead(following(depth + i), &flux.device, flux.dtype, || {
+                tokens.single(block, modulation, references, is_last);
+            });
         }
 
         let after_all = tokens.latent();
@@ -138,6 +142,13 @@ impl<'a> Run<'a> {
             cache.refreshed(step);
         }
         (after_all, false)
+    }
+}
+
+/// The first-block cache, and whoever stops a generation, leaves weights behind that were uploaded for the next block.
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.flux.blocks().for_each(|block| block.drop_ready());
     }
 }
 

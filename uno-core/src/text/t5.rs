@@ -248,7 +248,7 @@ impl T5Encoder {
         let bias = self.position_bias(ids.len(), &x);
         for (i, block) in self.blocks.iter().enumerate() {
             let next = self.blocks.get(i + 1).map(|block| block as &dyn Prefetch);
-            x = reading_ahead(next, || block.forward(x, &bias));
+            x = reading_ahead(next, &self.device, self.dtype, || block.forward(x, &bias));
         }
         Ok(self.final_layer_norm.forward(x))
     }

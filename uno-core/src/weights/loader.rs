@@ -111,7 +111,7 @@ pub struct Weights<'a> {
 ///
 /// # Errors
 ///
-/// [`Error::Load`] with the report, or what `build` returns.
+/// A number format that the device lacks; [`Error::Load`] with the report; what `build` returns.
 pub fn load<M>(
     checkpoint: &Checkpoint,
     model: &str,
@@ -119,6 +119,7 @@ pub fn load<M>(
     ignore: impl Fn(&str) -> bool,
     build: impl FnOnce(Weights<'_>) -> Result<M>,
 ) -> Result<M> {
+    crate::device::check_dtype(&options.device, options.dtype)?;
     let report = LoadReport {
         model: model.to_owned(),
         path: checkpoint.path().to_path_buf(),

@@ -1,14 +1,17 @@
 //! One tensor as it lies in its files: expanded to numbers only when asked, a few rows at a time if need be.
 
+mod expand;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::empty;
-use burn::tensor::{Bytes, DType, Device, FloatDType, Shape, Tensor, TensorData};
+use burn::tensor::FloatDType;
+use expand::Ready;
 use rayon::prelude::*;
 
-use super::dtype::{StorageDtype, f32_to_e4m3, float_bytes, round_to_e4m3};
+use super::dtype::{StorageDtype, f32_to_e4m3, round_to_e4m3};
 use super::ggml::GgmlType;
 use super::mapped::Window;
 
@@ -26,6 +29,7 @@ pub struct StoredTensor {
     segments: Vec<Segment>,
     streamed: bool,
     int8: bool,
+    ready: Ready,
 }
 
 /// Some consecutive rows (indices of the first dimension) in one format.
@@ -61,14 +65,14 @@ impl StoredTensor {
         }
         let segment =
             Segment { dtype, rows: rows_of(&shape), bytes: Some(bytes), scale: Scale::One, rounded: false };
-        Some(Self { shape, segments: vec![segment], streamed: false, int8: false })
+        Some(Self { shape, segments: vec![segment], streamed: false, int8: false, ready: Ready::default() })
     }
 
     /// A tensor of which only format and shape are known; it reads as zeros that take no memory.
     pub fn header_only(dtype: StorageDtype, shape: Vec<usize>) -> Self {
         let rows = rows_of(&shape);
         let segment = Segment { dtype, rows, bytes: None, scale: Scale::One, rounded: false };
-        Self { shape, segments: vec![segment], streamed: false, int8: false }
+        Self { shape, segments: vec![segment], streamed: false, int8: false, ready: Ready::default() }
     }
 
     /// f32 numbers in memory; `None` if there are not as many as `shape` needs.
@@ -153,24 +157,6 @@ impl StoredTensor {
         rows_of(&self.shape)
     }
 
-    /// All numbers as f32, outermost dimension first; empty where only the header is known or the format is not read.
-    pub fn to_f32(&self) -> Vec<f32> {
-        if !self.is_read() || self.segments.iter().any(|s| s.bytes.is_none()) {
-            return Vec::new();
-        }
-        let width = self.width();
-        let mut out = vec![0.0f32; self.len()];
-        if width == 0 || out.is_empty() {
-            return out;
-        }
-        let rows = (CHUNK / width).max(1);
-        out.par_chunks_mut(rows * width).enumerate().for_each(|(i, chunk)| {
-            let first = i * rows;
-            self.expand_rows(first..first + chunk.len() / width, chunk);
-        });
-        out
-    }
-
     /// Expands the rows `range` into `out`, on this thread; what is beyond the tensor, or only known by its header, is zero.
     pub fn expand_rows(&self, range: Range<usize>, out: &mut [f32]) {
         let width = self.width();
@@ -234,7 +220,7 @@ impl StoredTensor {
         let mut shape = first.shape.clone();
         *shape.first_mut()? = rows;
         let segments = parts.iter().flat_map(|p| p.segments.iter().cloned()).collect();
-        Some(Self { shape, segments, streamed: first.streamed, int8: first.int8 })
+        Some(Self { shape, segments, streamed: first.streamed, int8: first.int8, ready: Ready::default() })
     }
 
     /// The rows `range` as they are stored; `None` beyond the tensor or where a row is no whole number of blocks.
@@ -255,7 +241,7 @@ impl StoredTensor {
         }
         let mut shape = self.shape.clone();
         *shape.first_mut()? = range.len();
-        Some(Self { shape, segments, streamed: self.streamed, int8: self.int8 })
+        Some(Self { shape, segments, streamed: self.streamed, int8: self.int8, ready: Ready::default() })
     }
 
     /// The second half of the rows, then the first; `None` if their number is odd.
@@ -281,7 +267,13 @@ impl StoredTensor {
                     return None;
                 }
                 let segment = Segment { rows: rows_of(&shape), ..one.clone() };
-                Some(Self { shape, segments: vec![segment], streamed: self.streamed, int8: self.int8 })
+                Some(Self {
+                    shape,
+                    segments: vec![segment],
+                    streamed: self.streamed,
+                    int8: self.int8,
+                    ready: Ready::default(),
+                })
             }
             _ => None,
         }
@@ -373,37 +365,6 @@ impl StoredTensor {
         let count = self.to_f32().par_iter().filter(|x| !x.is_finite()).count();
         self.release();
         count
-    }
-
-    /// Whether the file holds the numbers just as they are computed with, so that expanding copies nothing.
-    pub fn is_native(&self, dtype: FloatDType) -> bool {
-        !self.is_derived()
-            && self.dtype().burn() == Some(DType::from(dtype))
-            && self.bytes().is_none_or(|b| (b.as_ptr() as usize).is_multiple_of(float_bytes(dtype)))
-    }
-
-    /// The tensor on `device` in `dtype`; `D` must be the rank of [`StoredTensor::shape`].
-    ///
-    /// Where the file holds `dtype` itself, the CPU backend reads the mapped file in place.
-    pub fn to_tensor<const D: usize>(&self, device: &Device, dtype: FloatDType) -> Tensor<D> {
-        let shape = Shape::from(self.shape.clone());
-        if self.is_header_only() {
-            return Tensor::<D>::zeros([1; D], (device, DType::from(dtype))).expand(shape);
-        }
-        let native = self.segments.first().filter(|_| self.is_native(dtype)).and_then(|s| s.bytes.as_ref());
-        let data = match native {
-            Some(window) => {
-                let bytes =
-                    Bytes::from_shared(window.shared().clone(), burn::tensor::AllocationProperty::File);
-                TensorData::from_bytes(bytes, shape, DType::from(dtype))
-            }
-            None => {
-                let numbers = self.to_f32();
-                self.release();
-                TensorData::new(numbers, shape).convert_dtype(DType::from(dtype))
-            }
-        };
-        Tensor::from_data(data, (device, DType::from(dtype)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! streamed from disk, and predicts the peak; nothing is loaded before it. What cannot fit is refused with the numbers.
 
 mod budget;
+mod gpu;
 mod measure;
 mod plan;
 

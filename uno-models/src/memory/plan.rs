@@ -10,7 +10,7 @@ use uno_core::text::{T5_LENGTH, T5Config};
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
-use super::{Budget, gib, measure};
+use super::{Budget, gib, gpu, measure};
 use crate::components::{LoraMerge, ModelSource, PipelineOptions, modulation_bytes};
 use crate::error::{Error, Result};
 
@@ -161,7 +161,9 @@ impl Plan {
         } else if plan.peak() > limit {
             plan.shrink(&need)?;
         }
-        plan.seconds_per_step = need.seconds_per_step(geometry, plan.streamed_bytes);
+        // A GPU's speed is not measured beforehand.
+        plan.seconds_per_step =
+            on_cpu.then(|| need.seconds_per_step(geometry, plan.streamed_bytes)).flatten();
         Ok(plan)
     }
 
@@ -292,7 +294,7 @@ struct Need {
     once: u64,
     /// All as the files hold them.
     stored: u64,
-    /// The largest of them, which is in memory while it is used.
+    /// The largest of them, which is in memory while it is used; on a GPU, the largest two blocks.
     largest: u64,
     /// Everything that is expanded when it is loaded: biases, norms.
     small: u64,
@@ -323,12 +325,15 @@ impl Need {
         let loras: Vec<&Checkpoint> =
             source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
         let form = options.load();
-        let in_place = is_cpu(&options.device)
-            && options.dtype == FloatDType::F32
-            && options.storage == Storage::AsStored;
+        let on_cpu = is_cpu(&options.device);
+        let in_place = on_cpu && options.dtype == FloatDType::F32 && options.storage == Storage::AsStored;
         let number = DType::from(options.dtype).size() as u64;
         let mut matrices = matrix_bytes(&source.dit, &form);
-        let mut largest = largest(&source.dit);
+        let beside = loras.iter().map(|lora| matrix_numbers(lora)).sum();
+        let mut largest = match on_cpu {
+            true => largest(&source.dit),
+            false => gpu::blocks_under_way(&flux, beside, number),
+        };
         let of_loras = loras.iter().map(|lora| stored_bytes(lora)).sum::<u64>();
         let stored = stored_bytes(&source.dit) + of_loras;
         if merge_lora && !loras.is_empty() {
@@ -345,14 +350,17 @@ impl Need {
         };
         let encode = |&(width, height): &(usize, usize)| autoencoder.encode_peak_bytes(width, height) as u64;
         Ok(Self {
-            base: if is_cpu(&options.device) { measure::resident().unwrap_or(0) } else { 0 },
+            base: if on_cpu { measure::resident().unwrap_or(0) } else { 0 },
             matrices,
             once,
             stored,
             largest,
             small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
             text: matrix_bytes(&source.text.t5, &form) + matrix_bytes(&source.text.clip, &form),
-            largest_text: largest_linear(&source.text.t5),
+            largest_text: match on_cpu {
+                true => largest_linear(&source.text.t5),
+                false => gpu::text_blocks_under_way(&t5, number),
+            },
             encoder: part("encoder"),
             decoder: part("decoder"),
             text_activations: text_activations(&t5, geometry.batch, in_place),
