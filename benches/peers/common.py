@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
 
 def parser(about):
     p = argparse.ArgumentParser(description=about)
@@ -17,6 +19,8 @@ def parser(about):
     p.add_argument("--rounds", type=int, default=5, help="timed runs after the one that warms up")
     p.add_argument("--once", action="store_true", help="run once and end")
     p.add_argument("--serve", action="store_true", help="run as often as each line on standard input says")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--dtype", default="f32", choices=list(DTYPES), help="format that is computed in")
     p.add_argument("--check", help="result of the Rust program, which ours must equal")
     p.add_argument("--tolerance", type=float, default=1e-4, help="largest relative L2 error against it")
     return p
@@ -26,6 +30,7 @@ def parse(p):
     """Options; sets the number of threads."""
     args = p.parse_args()
     torch.set_num_threads(args.threads)
+    args.place = {"device": args.device, "dtype": DTYPES[args.dtype]}
     return args
 
 
@@ -46,13 +51,13 @@ def grid(text):
     return rows, columns
 
 
-def build(module, *paths):
-    """A module from a function, with the weights of files put in its place without a copy."""
+def build(module, *paths, device="cpu", dtype=torch.float32):
+    """A module from a function, with the weights of files put in its place, on the CPU in f32 without a copy."""
     with torch.device("meta"):
         model = module()
     tensors = {}
     for path in paths:
-        tensors |= load_file(path)
+        tensors |= {name: tensor.to(dtype) for name, tensor in load_file(path, device=device).items()}
     model.load_state_dict(tensors, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -71,12 +76,13 @@ def say(**line):
 @torch.inference_mode()
 def run(args, case, work):
     """Times `work` and prints lines of JSON."""
+    # A result counts when it has reached this process, so that the device has finished.
     start = time.perf_counter()
-    result = work()
+    result = work().float().cpu()
     line = {"first_ms": (time.perf_counter() - start) * 1e3}
     if args.check:
         wanted = torch.from_numpy(np.fromfile(args.check, dtype="<f4"))
-        got = result.float().flatten()
+        got = result.flatten()
         error = ((got - wanted).norm() / wanted.norm()).item() if got.shape == wanted.shape else float("nan")
         line["relative_l2"] = error
         if not error <= args.tolerance:
@@ -87,7 +93,7 @@ def run(args, case, work):
 
     def timed():
         start = time.perf_counter()
-        result = work()
+        result = work().float().cpu()
         milliseconds = (time.perf_counter() - start) * 1e3
         del result
         return milliseconds

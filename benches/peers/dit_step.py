@@ -24,15 +24,16 @@ def main():
     ids = torch.cat(ids)
 
     velocity, context, pooled, channels = load(args)
-    latent = numbers(3, 1, tokens[0], channels)
-    references = [numbers(10 + i, 1, count, channels) for i, count in enumerate(tokens[1:])]
-    txt, vec, guidance = numbers(1, 1, args.text, context), numbers(2, 1, pooled), torch.tensor([4.0])
+    latent = numbers(3, 1, tokens[0], channels).to(**args.place)
+    references = [numbers(10 + i, 1, count, channels).to(**args.place) for i, count in enumerate(tokens[1:])]
+    txt, vec = numbers(1, 1, args.text, context).to(**args.place), numbers(2, 1, pooled).to(**args.place)
+    guidance, ids = torch.tensor([4.0], **args.place), ids.to(args.device)
     times = torch.linspace(1, 0, args.steps + 1).tolist()
 
     def denoise():
         x = latent
         for t, after in zip(times, times[1:]):
-            x = x + (after - t) * velocity(x, references, txt, vec, ids, torch.tensor([t]), guidance)
+            x = x + (after - t) * velocity(x, references, txt, vec, ids, torch.tensor([t], **args.place), guidance)
         return x
 
     run(args, "dit step", denoise)
@@ -43,7 +44,9 @@ def load(args):
     if args.folder:
         from diffusers import FluxTransformer2DModel
 
-        model = FluxTransformer2DModel.from_pretrained(args.folder, torch_dtype=torch.float32).eval()
+        model = (
+            FluxTransformer2DModel.from_pretrained(args.folder, torch_dtype=args.place["dtype"]).eval().to(args.device)
+        )
 
         def velocity(x, references, txt, vec, ids, t, guidance):
             out = model(
@@ -65,7 +68,12 @@ def load(args):
 
     paths = [args.checkpoint, *([args.lora] if args.lora else [])]
     sizes = Transformer.sizes({name: shape for path in paths for name, shape in shapes(path).items()})
-    return build(lambda: Transformer(**sizes), *paths), sizes["context"], sizes["pooled"], sizes["channels"]
+    return (
+        build(lambda: Transformer(**sizes), *paths, **args.place),
+        sizes["context"],
+        sizes["pooled"],
+        sizes["channels"],
+    )
 
 
 if __name__ == "__main__":

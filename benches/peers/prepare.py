@@ -2,6 +2,8 @@
 and transformers. `compare.py` calls it.
 
     prepare.py manifests FOLDER     writes dit.json, lora.json, ae.json, t5.json, clip.json, linear.json
+    prepare.py full FOLDER          the same of FLUX.1-dev's size, with UNO's LoRA of rank 512
+    prepare.py tiny FOLDER          the same as small as it goes
     prepare.py layouts FOLDER       makes folders of dit.safetensors with lora.safetensors merged, ae, t5 and clip
 """
 
@@ -19,6 +21,18 @@ DIT = {
 T5 = {"vocabulary": 4096, "width": 4096, "inner": 4096, "feed_forward": 10240, "heads": 64, "layers": 2, "buckets": 32}
 CLIP = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
         "num_attention_heads": 12, "max_position_embeddings": 77}  # fmt: skip
+
+
+def full(folder):
+    DIT.update(hidden=3072, heads=24, double=19, single=38, rank=512)
+    T5.update(vocabulary=32128, layers=24)
+    manifests(folder)
+
+
+def tiny(folder):
+    DIT.update(hidden=128, heads=2, double=1, single=2, context=64, pooled=32, rank=4)
+    T5.update(vocabulary=128, width=64, inner=64, feed_forward=128, heads=2, layers=1)
+    manifests(folder)
 
 
 def manifests(folder):
@@ -97,4 +111,4 @@ def layouts(folder):
 
 
 if __name__ == "__main__":
-    {"manifests": manifests, "layouts": layouts}[sys.argv[1]](Path(sys.argv[2]).resolve())
+    {"manifests": manifests, "full": full, "tiny": tiny, "layouts": layouts}[sys.argv[1]](Path(sys.argv[2]).resolve())

@@ -16,7 +16,7 @@ def main():
         from transformers import CLIPTextModel, T5EncoderModel
 
         kind = T5EncoderModel if args.encoder == "t5" else CLIPTextModel
-        model = kind.from_pretrained(args.folder, dtype=torch.float32).eval()
+        model = kind.from_pretrained(args.folder, dtype=args.place["dtype"]).eval().to(args.device)
         vocabulary = model.config.vocab_size
         result = "last_hidden_state" if args.encoder == "t5" else "pooler_output"
         encode = lambda ids: model(ids[None])[result]  # noqa: E731
@@ -25,9 +25,10 @@ def main():
 
         sizes = T5.sizes(shapes(args.checkpoint))
         vocabulary = sizes["vocabulary"]
-        encode = build(lambda: T5(**sizes), args.checkpoint)
+        encode = build(lambda: T5(**sizes), args.checkpoint, **args.place)
     ids = torch.arange(args.tokens) * 7919 % (vocabulary - 1)
     ids[-1] = vocabulary - 1
+    ids = ids.to(args.device)
     run(args, args.encoder, lambda: encode(ids))
 
 

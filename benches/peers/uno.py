@@ -24,16 +24,16 @@ def lora(width, out, rank):
 
 def timestep_embedding(t, dim):
     half = dim // 2
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
-    angles = (1000.0 * t)[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], -1)
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = (1000.0 * t)[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1).to(t.dtype)
 
 
 def rotations(ids, head_dim):
     """Positions [tokens, 3] -> 2x2 matrices [1, 1, tokens, D/2, 2, 2]."""
     parts = []
     for axis, d in enumerate((head_dim // 8, head_dim * 7 // 16, head_dim * 7 // 16)):
-        omega = 1.0 / 10000.0 ** (torch.arange(0, d, 2, dtype=torch.float64) / d)
+        omega = 1.0 / 10000.0 ** (torch.arange(0, d, 2, dtype=torch.float64, device=ids.device) / d)
         angle = ids[:, axis, None].double() * omega
         parts.append(torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).unflatten(-1, (2, 2)))
     return torch.cat(parts, 1).float()[None, None]
@@ -223,7 +223,8 @@ class T5Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+        x32 = x.float()
+        return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype) * self.weight
 
 
 class T5Block(nn.Module):
@@ -280,7 +281,7 @@ class T5(nn.Module):
         table = self.encoder.block[0].layer[0].SelfAttention.relative_attention_bias
         half = table.num_embeddings // 2
         exact = half // 2
-        places = torch.arange(tokens)
+        places = torch.arange(tokens, device=table.weight.device)
         distance = places[None] - places[:, None]
         side, distance = (distance > 0) * half, distance.abs()
         far = exact + (torch.log(distance.float() / exact) / math.log(128 / exact) * (half - exact)).long()

@@ -24,8 +24,11 @@ pub(crate) fn attention(
     if is_cpu(&q.device()) {
         return carrying_non_finite(q, k, v, bias, options);
     }
-    if q.is_autodiff() || is_fused(&q, bias.as_ref(), options) {
+    if q.is_autodiff() {
         return module::attention(q, k, v, None, bias, options);
+    }
+    if is_fused(&q, bias.as_ref(), options) {
+        return in_whole_tiles(q, |q| module::attention(q, k, v, None, None, options));
     }
     by_queries(q, k, v, bias, options, SCORES)
 }
@@ -37,6 +40,21 @@ fn is_fused(q: &Tensor<4>, bias: Option<&Tensor<4>>, options: AttentionModuleOpt
     let half = matches!(super::float_dtype(q), FloatDType::F16 | FloatDType::BF16);
     let plain = bias.is_none() && options.scale.is_none() && options.softcap.is_none() && !options.is_causal;
     cfg!(feature = "autotune") && half && plain
+}
+
+/// Runs `attend` with as many queries as its kernel takes whole tiles of, and gives the rows that were asked for.
+///
+/// cubek's kernel for tensor cores needs a multiple of its tile's rows, 128 at most; for any other number of queries burn quietly
+/// takes the way that holds all scores.
+fn in_whole_tiles(q: Tensor<4>, attend: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<4> {
+    const ROWS: usize = 128;
+    let [batch, heads, tokens, d] = q.dims();
+    let more = tokens.next_multiple_of(ROWS) - tokens;
+    if more == 0 {
+        return attend(q);
+    }
+    let zeros = Tensor::zeros([batch, heads, more, d], (&q.device(), q.dtype()));
+    attend(Tensor::cat(vec![q, zeros], 2)).narrow(2, 0, tokens)
 }
 
 /// Product, softmax and product in f32 (scores in a 16-bit format would lose too much), for so many queries at a time that their
@@ -117,6 +135,20 @@ mod tests {
                     |head| attended.clone().narrow(1, head, 1).is_finite().all().into_scalar::<bool>();
                 assert!(finite(0) && !finite(1));
             }
+        }
+    }
+
+    #[test]
+    fn queries_in_whole_tiles_give_the_same() {
+        for tokens in [1, 127, 128, 130] {
+            let (q, k, v) = (random(tokens), random(6), random(6));
+            let attend = |q| module::attention(q, k.clone(), v.clone(), None, None, Default::default());
+            let wanted = attend(q.clone());
+            let got = in_whole_tiles(q, |q| {
+                assert_eq!(q.dims()[2] % 128, 0);
+                attend(q)
+            });
+            assert!((wanted - got).abs().max().into_scalar::<f32>() < 1e-6, "{tokens} queries");
         }
     }
 
