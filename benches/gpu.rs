@@ -3,6 +3,9 @@
 //! The benchmarks of a generation's parts in one program, which is small enough to be sent to a machine with a GPU; `gpu.py`
 //! runs it there against the same in PyTorch.
 
+// Each of the three brings `common` along, since each is a program of its own too.
+#![allow(clippy::duplicate_mod)]
+
 #[path = "dit_step.rs"]
 mod dit_step;
 #[path = "text.rs"]

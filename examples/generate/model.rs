@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use burn::tensor::{Device, FloatDType};
+use uno_core::device::{check_dtype, is_cpu};
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, Storage};
 use uno_models::UnoPipeline;
@@ -174,8 +175,8 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
         options.merge_lora = settings.lora_merged.into();
         options.int8 = settings.int8;
     }
-    uno_core::device::check_dtype(device, options.dtype)?;
+    check_dtype(device, options.dtype)?;
     // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
-    options.storage = if arguments.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
+    options.storage = if is_cpu(device) { Storage::AsStored } else { Storage::Expanded };
     Ok(options)
 }

@@ -99,6 +99,11 @@ fn noting_panics_of_backends<T>(f: impl FnOnce() -> T) -> (Option<T>, Vec<String
     (result.ok(), reasons)
 }
 
+/// Whether a device computes on the processor, in this process' memory.
+pub fn is_cpu(device: &Device) -> bool {
+    Some(device) == crate::kernels::cpu().as_ref()
+}
+
 /// Whether `device` computes in `dtype`.
 ///
 /// # Errors

@@ -66,13 +66,8 @@ pub(crate) fn is_ours<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && Some(x.device()) == cpu() && !x.is_autodiff()
 }
 
-/// Whether tensors on this device lie in this process' memory.
-pub(crate) fn is_cpu(device: &Device) -> bool {
-    Some(device) == cpu().as_ref()
-}
-
 /// burn's CPU, where it is compiled in.
-fn cpu() -> Option<Device> {
+pub(crate) fn cpu() -> Option<Device> {
     #[cfg(feature = "flex")]
     return Some(Device::flex());
     #[cfg(not(feature = "flex"))]

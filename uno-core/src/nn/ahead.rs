@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::Linear;
-use crate::kernels::is_cpu;
+use crate::device::is_cpu;
 use crate::weights::StoredTensor;
 
 /// A part of a model whose weights may be streamed.

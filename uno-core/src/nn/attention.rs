@@ -6,7 +6,7 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{FloatDType, Tensor, module};
 
 use super::in_f32;
-use crate::kernels::is_cpu;
+use crate::device::is_cpu;
 
 /// Bytes of scores that are held at once on a GPU, where no kernel spares them; some passes over them take several times as much.
 const SCORES: usize = 256 << 20;

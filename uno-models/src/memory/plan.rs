@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use uno_core::approximation::Approximation;
+use uno_core::device::is_cpu;
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::text::{T5_LENGTH, T5Config};
 use uno_core::vae::AutoEncoderConfig;
@@ -430,19 +431,6 @@ fn matrix_bytes(checkpoint: &Checkpoint, form: &LoadOptions) -> u64 {
 fn stored_bytes(checkpoint: &Checkpoint) -> u64 {
     let tensors = checkpoint.tensors().values().filter(|t| is_matrix(t.shape()));
     tensors.map(|t| t.byte_len() as u64).sum()
-}
-
-/// Whether a device computes in this process' own memory.
-fn is_cpu(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    {
-        *device == Device::flex()
-    }
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = device;
-        false
-    }
 }
 
 fn matrix_numbers(checkpoint: &Checkpoint) -> u64 {

@@ -13,7 +13,7 @@ use crate::weights::dtype::float_bytes;
 
 /// A matrix that was made ready on its device before its use. A clone of its tensor does not have it.
 #[derive(Debug, Default)]
-pub(super) struct Ready(Mutex<Option<Tensor<2>>>);
+pub(super) struct Ready(Mutex<Option<Box<Tensor<2>>>>);
 
 impl Clone for Ready {
     fn clone(&self) -> Self {
@@ -23,7 +23,8 @@ impl Clone for Ready {
 
 impl Ready {
     fn replace(&self, tensor: Option<Tensor<2>>) -> Option<Tensor<2>> {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), tensor)
+        let mut ready = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *ready, tensor.map(Box::new)).map(|before| *before)
     }
 }
 
