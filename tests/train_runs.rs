@@ -10,6 +10,7 @@ use uno_core::lora;
 use uno_core::weights::{Checkpoint, LoadOptions};
 use uno_models::checkpoint::embedded;
 use uno_models::components::ModelSource;
+use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::train::checkpoint::{LORA, LORA_EMA, list};
 use uno_models::train::{Finished, Start, TrainConfig, TrainEvent, train};
 
@@ -279,4 +280,21 @@ fn a_run_is_not_begun_over_another_nor_resumed_as_another() {
     longer.stages[0].steps = 4;
     let from = Start::Checkpoint(config.output.join("single/checkpoint-2"));
     assert!(run(&longer, &from).checkpoint.ends_with("checkpoint-4"));
+}
+
+#[test]
+fn a_size_from_the_header_is_that_of_the_decoded_picture() {
+    let options = DecodeOptions::default();
+    let mut compared = 0;
+    for folder in ["tests/fixtures/pictures", "examples/assets"] {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if let Ok(picture) = Picture::open(&path, &options) {
+                let size = Picture::size_of_file(&path, &options);
+                assert_eq!(size.unwrap(), picture.size(), "{}", path.display());
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 2);
 }

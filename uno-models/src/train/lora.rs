@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 pub struct LoraModel {
     flux: Flux,
     layers: Vec<AdaptedLayer>,
+    /// The parameters `[in, out]` as the layers hold them, by their names in files.
+    leaves: Vec<(String, Tensor<2>)>,
 }
 
 /// A layer with its branch.
@@ -76,12 +78,14 @@ impl LoraModel {
                     ),
                 ));
             }
-            let place = |values: &Values| matrix(values, true);
-            let (Some(down), Some(up)) = (place(down), place(up)) else { continue };
+            let (Some(down), Some(up)) = (transposed(down), transposed(up)) else { continue };
+            let [down, up] = [down, up].map(|weight| Matrix::Dense(Param::from_tensor(weight)));
             linear.lora.push(LoraBranch { down, up, scale: 1.0, first_output: 0 });
             layers.push(adapted);
         }
-        Ok(Self { flux, layers })
+        let mut model = Self { flux, layers, leaves: Vec::new() };
+        model.set(parameters);
+        Ok(model)
     }
 
     /// The transformer with the LoRA.
@@ -91,7 +95,7 @@ impl LoraModel {
 
     /// Replaces the parameters by others of the same names and shapes.
     pub fn set(&mut self, parameters: &NamedTensors) {
-        put(&mut self.flux, &self.layers, parameters, true);
+        self.leaves = put(&mut self.flux, &self.layers, parameters, true);
     }
 
     /// The transformer with these parameters, without gradients: to make pictures with. It shares the base's weights.
@@ -104,38 +108,39 @@ impl LoraModel {
     /// The gradients of the parameters that are in this part, named as in files.
     pub fn gradients(&self, gradients: &Gradients) -> NamedTensors {
         let mut found = NamedTensors::default();
-        let mut flux = self.flux.clone();
-        for layer in &self.layers {
-            let branch = flux.linear_mut(&layer.name).and_then(|linear| linear.lora.get(layer.branch));
-            let Some(branch) = branch else { continue };
-            for (name, matrix) in [(layer.down(), &branch.down), (layer.up(), &branch.up)] {
-                if let Matrix::Dense(weight) = matrix
-                    && let Some(gradient) = weight.val().grad(gradients)
-                {
-                    found.insert(name, Values::new(gradient.transpose()));
-                }
+        for (name, leaf) in &self.leaves {
+            if let Some(gradient) = leaf.grad(gradients) {
+                found.insert(name.clone(), Values::new(gradient.transpose()));
             }
         }
         found
     }
 }
 
-/// Puts parameters into the branches; with `trains`, they require gradients.
-fn put(flux: &mut Flux, layers: &[AdaptedLayer], parameters: &NamedTensors, trains: bool) {
+/// Puts parameters into the branches and returns them; if it `trains`, they require gradients.
+fn put(
+    flux: &mut Flux,
+    layers: &[AdaptedLayer],
+    parameters: &NamedTensors,
+    trains: bool,
+) -> Vec<(String, Tensor<2>)> {
+    let mut leaves = Vec::new();
     for layer in layers {
         let branch = flux.linear_mut(&layer.name).and_then(|linear| linear.lora.get_mut(layer.branch));
-        let get = |name: String| parameters.get(&name).and_then(|values| matrix(values, trains));
-        if let (Some(branch), Some(down), Some(up)) = (branch, get(layer.down()), get(layer.up())) {
-            (branch.down, branch.up) = (down, up);
+        let Some(branch) = branch else { continue };
+        for (name, place) in [(layer.down(), &mut branch.down), (layer.up(), &mut branch.up)] {
+            let Some(weight) = parameters.get(&name).and_then(transposed) else { continue };
+            let weight = if trains { weight.autodiff().require_grad() } else { weight };
+            *place = Matrix::Dense(Param::from_tensor(weight.clone()));
+            leaves.push((name, weight));
         }
     }
+    leaves
 }
 
-/// `[out, in]` as in files -> the matrix `[in, out]` of a layer.
-fn matrix(values: &Values, trains: bool) -> Option<Matrix> {
-    let weight = values.tensor::<2>()?.transpose();
-    let weight = if trains { weight.autodiff().require_grad() } else { weight };
-    Some(Matrix::Dense(Param::from_tensor(weight)))
+/// `[out, in]` as in files -> `[in, out]` as layers hold it.
+fn transposed(values: &Values) -> Option<Tensor<2>> {
+    Some(values.tensor::<2>()?.transpose())
 }
 
 /// What UNO's LoRA has for a layer.

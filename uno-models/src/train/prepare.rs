@@ -55,10 +55,13 @@ pub fn check_data(config: &TrainConfig, observer: &dyn TrainObserver) -> Result<
             }
             let (checked, wrong) = check(listed, &source.path, &wanted);
             samples.extend(checked);
-            errors.extend(wrong.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>());
+            errors.extend(wrong);
         }
         stages.push(samples);
     }
+    // A list may serve several stages.
+    errors.sort();
+    errors.dedup();
     if !errors.is_empty() {
         let path = config.output.join(DATA_ERRORS);
         let json = serde_json::to_string_pretty(&errors).unwrap_or_default();

@@ -13,7 +13,7 @@ use crate::preprocess::{default_long_side, preprocessed_size_of};
 use crate::train::buckets::{Size, closest};
 
 /// An entry of a list that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct DataError {
     /// The list.
     pub file: PathBuf,

@@ -193,4 +193,32 @@ mod tests {
         assert_eq!((sample.prompt.as_str(), sample.references.len()), ("a cup on a table", 1));
         assert!(listed.errors[0].reason.contains("131184.67"), "{:?}", listed.errors);
     }
+
+    #[test]
+    fn pictures_of_uno_1m_are_found_beside_the_labels_or_in_the_folder_of_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let touch = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let entry = |a: &str, b: &str| {
+            serde_json::json!({
+                "img_path1": a, "img_path2": b, "caption": { "img_path2": "x" }, "vlm_filter_cot": { "score_final": 4.0 },
+            })
+        };
+        let wanted = [touch("images/split1/a.png"), touch("images/split1/b.png")];
+        let list =
+            serde_json::json!([entry("split1/a.png", "split1/b.png"), entry("a.png", "b.png")]).to_string();
+        for labels in ["labels/split1.json", "split1.json"] {
+            let path = touch(labels);
+            std::fs::write(&path, &list).unwrap();
+            let listed = read(&DataSource { path, format: Format::Uno1m, min_score: 4.0 }).unwrap();
+            for (_, sample) in &listed.samples {
+                let found = [&sample.references[0], &sample.target].map(|path| path.canonicalize().unwrap());
+                assert_eq!(found, wanted.clone().map(|path| path.canonicalize().unwrap()), "{labels}");
+            }
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! The order of the data: shuffled anew in each epoch, in batches of samples of one shape, the same for the same seed on every
 //! machine, and resumable.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+
 use serde::{Deserialize, Serialize};
 
 use crate::train::random::{Draws, Purpose};
@@ -29,15 +32,13 @@ pub struct BatchOrder {
 
 impl BatchOrder {
     /// The order of samples with these shapes (equal ones have equal shapes), in batches of `batch`, from `state` on.
-    pub fn new<S: PartialEq>(shapes: &[S], batch: usize, seed: u64, mut state: OrderState) -> Self {
-        let mut distinct: Vec<&S> = Vec::new();
-        let numbers = shapes.iter().map(|shape| {
-            distinct.iter().position(|known| *known == shape).unwrap_or_else(|| {
-                distinct.push(shape);
-                distinct.len() - 1
-            })
-        });
-        let numbers: Vec<usize> = numbers.collect();
+    pub fn new<S: Eq + Hash>(shapes: &[S], batch: usize, seed: u64, mut state: OrderState) -> Self {
+        let mut distinct: HashMap<&S, usize> = HashMap::new();
+        let mut number = |shape| {
+            let next = distinct.len();
+            *distinct.entry(shape).or_insert(next)
+        };
+        let numbers: Vec<usize> = shapes.iter().map(&mut number).collect();
         state.waiting.resize(distinct.len(), Vec::new());
         let order = shuffled(seed, state.epoch, shapes.len());
         Self { shapes: numbers, batch: batch.max(1), seed, order, state }
