@@ -1,0 +1,3 @@
+//! uno-tiny: a small model that is really subject-driven, trained from scratch on pictures of a [`world`] made by rules.
+
+pub mod world;
