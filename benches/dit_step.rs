@@ -13,7 +13,7 @@ use clap::Parser;
 use common::{Grid, Timing, tensor};
 use uno_core::flux::Flux;
 use uno_core::latents::grid_ids;
-use uno_core::sampling::{denoise, schedule};
+use uno_core::sampling::{Sampler, denoise, schedule};
 use uno_core::traits::{Conditioning, Silent};
 use uno_core::weights::{Checkpoint, LoadOptions};
 use uno_core::{device, lora, tensor_to_vec};
@@ -42,6 +42,12 @@ struct Arguments {
     /// Denoising steps per run
     #[arg(long, default_value_t = 1)]
     steps: usize,
+    /// Products in 8-bit integers, for a transformer stored as Q8_0
+    #[arg(long)]
+    int8: bool,
+    /// Compute the references' tokens at every so many steps
+    #[arg(long)]
+    reference_cache: Option<usize>,
     #[command(flatten)]
     timing: Timing,
 }
@@ -50,12 +56,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let device = device::open("cpu")?;
     let options = LoadOptions::new(&device);
-    let mut model = Flux::load(&Checkpoint::open(&arguments.checkpoint)?, &options)?;
+    let int8 = options.clone().with_int8(arguments.int8);
+    let mut model = Flux::load(&Checkpoint::open(&arguments.checkpoint)?, &int8)?;
     if let Some(path) = &arguments.lora {
         lora::attach(&mut model, &Checkpoint::open(path)?, 1.0, &options)?;
     }
     if arguments.merge {
-        lora::merge(&mut model, FloatDType::F32);
+        lora::merge(&mut model, FloatDType::F32)?;
     }
 
     let config = model.config().clone();
@@ -76,8 +83,10 @@ fn main() -> Result<()> {
     };
     let latent = tensor(3, [1, arguments.latent.count(), config.in_channels], &device);
     let times = schedule(arguments.steps, 1, false)?;
+    let mut sampler = Sampler::new(&times, 4.0);
+    sampler.approximation.reference_cache = arguments.reference_cache;
     arguments.timing.run("dit step", || {
-        let latent = denoise(&model, latent.clone(), &conditioning, &times, 4.0, &Silent)?;
+        let latent = denoise(&model, latent.clone(), &conditioning, sampler, &Silent)?;
         Ok(tensor_to_vec(latent)?)
     })
 }

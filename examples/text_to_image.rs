@@ -12,7 +12,7 @@ use uno_core::flux::Flux;
 use uno_core::image::Pixels;
 use uno_core::latents::{grid_ids, pack, text_ids, unpack};
 use uno_core::noise::{NoiseSource, latent_noise};
-use uno_core::sampling::{SequenceLength, denoise, schedule};
+use uno_core::sampling::{Sampler, SequenceLength, denoise, schedule};
 use uno_core::text::{ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer};
 use uno_core::traits::{Conditioning, LatentCodec, Silent, TextEncoder};
 use uno_core::vae::AutoEncoder;
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     let flux = Flux::load(&Checkpoint::open(dit)?, &options)?;
     let shift = flux.config().guidance_embed;
     let times = schedule(arguments.num_steps, SequenceLength::Flux.of(width, height), shift)?;
-    let latent = denoise(&flux, pack(noise)?, &conditioning, &times, 3.5, &Silent)?;
+    let latent = denoise(&flux, pack(noise)?, &conditioning, Sampler::new(&times, 3.5), &Silent)?;
 
     // 4. From latent to picture.
     let ae = AutoEncoder::load(&Checkpoint::open(model("ae.safetensors"))?, &options)?;

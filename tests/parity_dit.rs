@@ -73,7 +73,7 @@ fn velocities_agree_with_and_without_lora_merged_or_not() {
                 let lora_file = Checkpoint::open(lora_file).unwrap();
                 lora::attach(&mut model, &lora_file, 1.0, &options).unwrap();
                 compare(&model, "out_lora", "LoRA beside");
-                lora::merge(&mut model, FloatDType::F32);
+                lora::merge(&mut model, FloatDType::F32).unwrap();
                 compare(&model, "out_lora", "LoRA merged");
                 lora::attach(&mut model, &lora_file, -1.0, &options).unwrap();
                 compare(&model, "out_base", "LoRA merged and subtracted");

@@ -154,6 +154,23 @@ pub struct Arguments {
     /// Take references as their pixels lie, whatever their EXIF orientation says (as the official code does)
     #[arg(long, help_heading = "Computation")]
     pub ignore_exif_orientation: bool,
+    /// Skip all blocks but the first at steps where that one adds nearly what it added before: within this part, 0.05 to 0.15. An
+    /// approximation (docs/performance.md)
+    #[arg(
+        long, value_name = "PART", allow_negative_numbers = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "0.1", help_heading = "Approximations"
+    )]
+    pub first_block_cache: Option<f32>,
+    /// Compute the references' tokens only at every so many steps. An approximation (docs/performance.md)
+    #[arg(
+        long, value_name = "STEPS", value_parser = at_least_one, allow_negative_numbers = true, num_args = 0..=1,
+        require_equals = true, default_missing_value = "4", help_heading = "Approximations"
+    )]
+    pub reference_cache: Option<NonZero<usize>>,
+    /// Multiply in 8-bit integers, with a transformer stored as Q8_0 (see the convert program). An approximation
+    /// (docs/performance.md)
+    #[arg(long, help_heading = "Approximations")]
+    pub int8: bool,
     /// Threads of the CPU; by default all
     #[arg(long, value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Computation")]
     pub threads: Option<NonZero<usize>>,
@@ -243,6 +260,8 @@ impl Arguments {
             })?),
         };
         request.pe = self.pe;
+        request.approximation.first_block_cache = self.first_block_cache;
+        request.approximation.reference_cache = self.reference_cache.map(NonZero::get);
         match &self.noise {
             Noise::Drawn(source) => request.noise = *source,
             Noise::File(path) => request.latents = Some(read_noise(path, device)?),

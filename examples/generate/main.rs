@@ -214,6 +214,7 @@ fn repeat(arguments: &Arguments, settings: &Settings, device: &Device) -> Result
     request.sequence_length = settings.sequence_length;
     request.shift = settings.shift;
     request.reference_seed = settings.reference_seed;
+    request.approximation = settings.approximation;
     if let Some(noise) = &settings.noise_file {
         noise.verify()?;
         request.latents = Some(arguments::read_noise(&noise.path, device)?);

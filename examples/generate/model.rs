@@ -162,6 +162,7 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
     let mut options = PipelineOptions::new(device);
     options.dtype = arguments.float_dtype();
     (options.lora_scale, options.merge_lora) = (arguments.lora_scale, arguments.merge_lora);
+    options.int8 = arguments.int8;
     if let Some(settings) = repeated {
         options.dtype = match settings.dtype.as_str() {
             "F32" => FloatDType::F32,
@@ -171,6 +172,7 @@ fn options(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) 
         };
         options.lora_scale = settings.lora_scale.unwrap_or(0.0);
         options.merge_lora = settings.lora_merged.into();
+        options.int8 = settings.int8;
     }
     // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
     options.storage = if arguments.device == "cpu" { Storage::AsStored } else { Storage::Expanded };

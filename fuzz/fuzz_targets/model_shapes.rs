@@ -377,7 +377,7 @@ fn run(data: &[u8]) -> Option<bool> {
                 return Some(false);
             }
             evaluate(&flux);
-            lora::merge(&mut flux, burn::tensor::FloatDType::F32);
+            let _ = lora::merge(&mut flux, burn::tensor::FloatDType::F32);
             evaluate(&flux);
         }
         2 => {

@@ -11,9 +11,11 @@
 //! | [`lora`] | LoRA beside the weights or merged into them |
 //! | [`nn`], [`ops`] | layers with weights as stored; what is computed between them |
 //! | [`latents`], [`noise`], [`sampling`], [`image`] | packing, initial noise, schedule and sampler, pixels |
+//! | [`approximation`] | what may be approximated to save time; nothing by default |
 //! | [`weights`] | checkpoint files and strict loading |
 //! | [`device`] | devices by name |
 
+pub mod approximation;
 pub mod device;
 mod error;
 pub mod flux;

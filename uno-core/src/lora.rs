@@ -80,11 +80,13 @@ pub fn attach(
 
 /// Merges all attached branches into the weights, which are then held in `dtype`: the same result up to rounding, and
 /// faster steps for the memory of the adapted matrices in that format.
-pub fn merge(model: &mut Flux, dtype: FloatDType) {
+///
+/// # Errors
+///
+/// A model that multiplies in 8-bit integers ([`LoadOptions::int8`]): merged weights could not.
+pub fn merge(model: &mut Flux, dtype: FloatDType) -> Result<()> {
     let device = model.device().clone();
-    for linear in model.linears_mut() {
-        linear.merge_lora(&device, dtype);
-    }
+    model.linears_mut().try_for_each(|linear| linear.merge_lora(&device, dtype))
 }
 
 /// What a LoRA file adds to a transformer of these dimensions, in the order of its layers.

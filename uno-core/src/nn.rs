@@ -75,6 +75,23 @@ impl Matrix {
         y.slice_assign(place, sum)
     }
 
+    /// Lets products be computed in 8-bit integers, or says what the matrix is stored in.
+    pub(crate) fn multiply_in_int8(&mut self) -> std::result::Result<(), String> {
+        match self {
+            Self::Dense(weight) => Err(format!("{:?}", weight.val().dtype())),
+            Self::Stored(stored) => {
+                let int8 = stored.clone().int8();
+                *stored = int8.ok_or_else(|| stored.dtype().to_string())?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether products are computed in 8-bit integers.
+    fn is_int8(&self) -> bool {
+        self.as_stored().is_some_and(StoredTensor::is_int8)
+    }
+
     fn as_stored(&self) -> Option<&StoredTensor> {
         match self {
             Self::Stored(stored) => Some(stored),
@@ -232,9 +249,17 @@ impl Linear {
     }
 
     /// Adds the branches to the weight once and for all; the layer then holds its matrix in `dtype`.
-    pub fn merge_lora(&mut self, device: &Device, dtype: FloatDType) {
+    ///
+    /// # Errors
+    ///
+    /// A layer that multiplies in 8-bit integers: merged, it could not.
+    pub fn merge_lora(&mut self, device: &Device, dtype: FloatDType) -> Result<()> {
         if self.lora.is_empty() {
-            return;
+            return Ok(());
+        }
+        if self.weight.is_int8() {
+            let wanted = "LoRAs beside the weights where products are in 8-bit integers (int8)";
+            return Err(Error::invalid("merged LoRAs", "int8", wanted));
         }
         // The sum is formed in f32, whatever is computed in: up @ down is small beside the weight.
         let mut weight = self.weight.expand(device, dtype).cast(FloatDType::F32);
@@ -251,9 +276,10 @@ impl Linear {
             let [input, output] = weight.dims();
             let merged = StoredTensor::from_numbers(vec![output, input], numbers(weight.transpose()));
             self.weight = Matrix::Stored(merged);
-            return;
+            return Ok(());
         }
         self.weight = Matrix::Dense(Param::from_tensor(weight.cast(dtype)));
+        Ok(())
     }
 }
 
@@ -281,6 +307,12 @@ pub(crate) trait Prefetch: Sync {
     /// Asks for the weights to be read from disk.
     fn prefetch(&self) {
         self.linears().iter().for_each(|linear| linear.prefetch());
+    }
+}
+
+impl Prefetch for Linear {
+    fn linears(&self) -> Vec<&Linear> {
+        vec![self]
     }
 }
 

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use burn::tensor::{FloatDType, Tensor};
 
+use crate::approximation::Approximation;
 use crate::error::{Error, Result};
-use crate::traits::{Conditioning, Event, Observer, VelocityModel};
+use crate::traits::{Conditioning, Event, Observer, Predicted, Steps, VelocityModel};
 
 /// Which sequence length shifts the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -51,7 +52,25 @@ pub fn schedule(steps: usize, sequence_length: usize, shift: bool) -> Result<Vec
     Ok((0..=steps).map(linear).map(|t| if shift { shifted(t) } else { t }).collect())
 }
 
-/// Integrates the velocity from noise to a clean latent: `x += (t_next - t) * v` for each pair of neighbouring `times`.
+/// How a latent is made from noise.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampler<'a> {
+    /// From 1 to 0; each pair of neighbours is a step.
+    pub times: &'a [f32],
+    /// How closely the prompt is followed.
+    pub guidance: f32,
+    /// What may be approximated.
+    pub approximation: Approximation,
+}
+
+impl<'a> Sampler<'a> {
+    /// Every step in full.
+    pub fn new(times: &'a [f32], guidance: f32) -> Self {
+        Self { times, guidance, approximation: Approximation::default() }
+    }
+}
+
+/// Integrates the velocity from noise to a clean latent: `x += (t_next - t) * v` for each pair of neighbouring times.
 ///
 /// `latent` is packed, `[batch, tokens, channels]`; its own format decides how it is rounded after each operation, as in the
 /// official pipeline (where it is bf16).
@@ -63,21 +82,20 @@ pub fn denoise(
     model: &dyn VelocityModel,
     mut latent: Tensor<3>,
     conditioning: &Conditioning,
-    times: &[f32],
-    guidance: f32,
+    sampler: Sampler<'_>,
     observer: &dyn Observer,
 ) -> Result<Tensor<3>> {
     let dtype = crate::nn::float_dtype(&latent);
-    let batch = latent.dims()[0];
-    let guidance = vec![guidance; batch];
+    let Sampler { times, approximation, .. } = sampler;
+    let guidance = vec![sampler.guidance; latent.dims()[0]];
     let total = times.len().saturating_sub(1);
-    let velocity = model.prepare(conditioning);
+    let steps = Steps { conditioning, times: &times[..total], guidance: &guidance, approximation };
+    let mut velocity = model.prepare(steps)?;
     for (i, pair) in times.windows(2).enumerate() {
         let &[t, t_next] = pair else { continue };
         let start = Instant::now();
-        let velocity = velocity(latent.clone(), &vec![t; batch], &guidance)?
-            .to_device(&latent.device())
-            .cast(FloatDType::F32);
+        let Predicted { velocity, reused } = velocity(i, latent.clone())?;
+        let velocity = velocity.to_device(&latent.device()).cast(FloatDType::F32);
         // Python multiplies by the difference in double precision and rounds once.
         let dt = f64::from(t_next) - f64::from(t);
         let change = velocity.mul_scalar(dt as f32).cast(dtype).cast(FloatDType::F32);
@@ -88,7 +106,7 @@ pub fn denoise(
             "the weights are damaged, of another model, or overflow in this number format (try f32)",
         )?;
         let seconds = start.elapsed().as_secs_f64();
-        let event = Event::Step { step: i + 1, total, t, seconds, latent: &latent };
+        let event = Event::Step { step: i + 1, total, t, seconds, reused, latent: &latent };
         if observer.on_event(&event).is_break() {
             return Err(Error::Cancelled { step: i + 1, total });
         }

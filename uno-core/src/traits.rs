@@ -1,10 +1,11 @@
 //! What the parts of a generation are to each other. Implement one of these to put in a part of your own.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use burn::tensor::Tensor;
 
-use crate::error::Result;
+use crate::approximation::Approximation;
+use crate::error::{Error, Result};
 use crate::flux::PositionId;
 
 /// Turns prompts into what the velocity model is conditioned on.
@@ -78,6 +79,19 @@ pub struct Conditioning {
     pub ids: Vec<PositionId>,
 }
 
+impl Conditioning {
+    /// That of some samples of the batch, which must be there.
+    pub(crate) fn samples(&self, range: Range<usize>) -> Self {
+        let (first, count) = (range.start, range.len());
+        Self {
+            txt: self.txt.clone().narrow(0, first, count),
+            vec: self.vec.clone().narrow(0, first, count),
+            references: self.references.iter().map(|r| r.clone().narrow(0, first, count)).collect(),
+            ids: self.ids.clone(),
+        }
+    }
+}
+
 /// Input of one evaluation of the velocity model.
 #[derive(Debug, Clone)]
 pub struct VelocityInput<'a> {
@@ -91,8 +105,44 @@ pub struct VelocityInput<'a> {
     pub conditioning: &'a Conditioning,
 }
 
-/// A velocity model with its conditioning: of a packed noisy latent, times and guidance, as in [`VelocityInput`].
-pub type Velocity<'a> = Box<dyn Fn(Tensor<3>, &[f32], &[f32]) -> Result<Tensor<3>> + 'a>;
+/// The steps of one generation, before the first.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps<'a> {
+    /// What stays the same over all steps.
+    pub conditioning: &'a Conditioning,
+    /// The time that each step starts from, 1 (noise) to 0 (picture).
+    pub times: &'a [f32],
+    /// Guidance of each sample, `[batch]`; ignored by models without guidance input.
+    pub guidance: &'a [f32],
+    /// What may be approximated.
+    pub approximation: Approximation,
+}
+
+impl Steps<'_> {
+    /// The time of a step, for each sample.
+    ///
+    /// # Errors
+    ///
+    /// A step beyond the last.
+    pub fn time(&self, step: usize, batch: usize) -> Result<Vec<f32>> {
+        let t = self.times.get(step);
+        let t = t.ok_or_else(|| Error::invalid("step", step, format!("less than {}", self.times.len())))?;
+        Ok(vec![*t; batch])
+    }
+}
+
+/// The result of one step of [`Velocity`].
+#[derive(Debug, Clone)]
+pub struct Predicted {
+    /// Velocity of the latent's tokens, `[batch, tokens, channels]`.
+    pub velocity: Tensor<3>,
+    /// For how many samples of the batch most of the work was spared ([`Approximation::first_block_cache`]).
+    pub reused: usize,
+}
+
+/// A velocity model made ready for [`Steps`]: of the number of the step, from 0, and the packed noisy latent `[batch, tokens,
+/// channels]`. Steps are asked for in their order.
+pub type Velocity<'a> = Box<dyn FnMut(usize, Tensor<3>) -> Result<Predicted> + 'a>;
 
 /// Predicts the velocity `dx/dt` of a noisy latent.
 pub trait VelocityModel: Send + Sync {
@@ -103,12 +153,23 @@ pub trait VelocityModel: Send + Sync {
     /// Shapes that do not fit together or to the model.
     fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>>;
 
-    /// The same with conditioning that stays from step to step. A model that can compute something of it once for all steps
-    /// does so at the first call; the results are those of [`velocity`](Self::velocity).
-    fn prepare<'a>(&'a self, conditioning: &'a Conditioning) -> Velocity<'a> {
-        Box::new(move |latent, t, guidance| {
-            self.velocity(VelocityInput { latent, t, guidance, conditioning })
-        })
+    /// The same for steps that are known beforehand. A model that can compute something once for all of them does so; without
+    /// approximations the results are those of [`velocity`](Self::velocity), up to rounding.
+    ///
+    /// # Errors
+    ///
+    /// Approximations that the model does not know; by default, it knows none.
+    fn prepare<'a>(&'a self, steps: Steps<'a>) -> Result<Velocity<'a>> {
+        if !steps.approximation.is_none() {
+            let got = format!("{:?}", steps.approximation);
+            return Err(Error::invalid("approximation", got, "none: this model computes every step in full"));
+        }
+        Ok(Box::new(move |step, latent| {
+            let t = steps.time(step, latent.dims()[0])?;
+            let Steps { conditioning, guidance, .. } = steps;
+            let velocity = self.velocity(VelocityInput { latent, t: &t, guidance, conditioning })?;
+            Ok(Predicted { velocity, reused: 0 })
+        }))
     }
 
     /// Features of a packed latent token; 64 for FLUX.
@@ -134,6 +195,8 @@ pub enum Event<'a> {
         t: f32,
         /// Seconds that this step took.
         seconds: f64,
+        /// For how many samples most of the work was spared ([`Approximation::first_block_cache`]).
+        reused: usize,
         /// The packed latent after the step, `[batch, tokens, channels]`.
         latent: &'a Tensor<3>,
     },

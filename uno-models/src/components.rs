@@ -80,6 +80,8 @@ pub struct PipelineOptions {
     pub lora_scale: f64,
     /// Whether LoRAs are merged into the weights.
     pub merge_lora: LoraMerge,
+    /// Whether the transformer multiplies in 8-bit integers ([`LoadOptions::int8`]): faster, and an approximation.
+    pub int8: bool,
 }
 
 impl PipelineOptions {
@@ -95,6 +97,7 @@ impl PipelineOptions {
             vae_tile: None,
             lora_scale: 1.0,
             merge_lora: LoraMerge::Beside,
+            int8: false,
         }
     }
 
@@ -234,7 +237,7 @@ impl TextEncoder for ReleasedTextEncoder {
 ///
 /// Weights that are missing, left over or of another shape; a LoRA for another model.
 pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Result<Flux> {
-    let load = options.load().with_resident_bytes(options.resident_bytes);
+    let load = options.load().with_resident_bytes(options.resident_bytes).with_int8(options.int8);
     let mut model = Flux::load(&source.dit, &load)?;
     let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
     let taken = |c: &Checkpoint| c.tensors().values().map(|tensor| load.bytes_of(tensor)).sum::<u64>();
@@ -250,7 +253,7 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
         lora::attach(&mut model, checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
     }
     if options.merge_lora.is_merged() {
-        lora::merge(&mut model, options.dtype);
+        lora::merge(&mut model, options.dtype)?;
     }
     Ok(model)
 }

@@ -15,6 +15,7 @@
 //! | [`components`] | from files to a pipeline |
 //! | [`eval`] | prompt lists |
 //! | [`tiny`] | a world of rendered pictures, and the small model trained on it |
+//! | [`train`] | training of UNO's LoRA, and parts that train any module |
 
 pub mod checkpoint;
 pub mod components;
@@ -29,6 +30,7 @@ pub mod pipeline;
 pub mod preprocess;
 pub mod request;
 pub mod tiny;
+pub mod train;
 pub mod unope;
 
 pub use error::{Error, Result};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uno_core::approximation::Approximation;
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
 use uno_core::weights::Checkpoint;
@@ -61,6 +62,12 @@ pub struct Settings {
     pub shift: bool,
     /// Seed of the references' latents; `None` for their mean.
     pub reference_seed: Option<u64>,
+    /// What was approximated between steps to save time.
+    #[serde(default, flatten)]
+    pub approximation: Approximation,
+    /// Whether the transformer multiplied in 8-bit integers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub int8: bool,
     /// Whether EXIF orientation of references was honoured.
     pub exif_orientation: bool,
     /// Number format of the transformer.
@@ -171,6 +178,8 @@ pub struct ModelInfo {
     pub lora_merged: bool,
     /// Factors on further LoRAs, in order.
     pub add_lora_scales: Vec<f64>,
+    /// Whether the transformer multiplies in 8-bit integers.
+    pub int8: bool,
 }
 
 impl ModelInfo {
@@ -199,6 +208,7 @@ impl ModelInfo {
             lora_scale: source.lora.as_ref().map(|_| options.lora_scale),
             lora_merged: options.merge_lora.is_merged(),
             add_lora_scales: source.more_loras.iter().map(|(_, scale)| *scale).collect(),
+            int8: options.int8,
         }
     }
 }
@@ -224,6 +234,8 @@ impl Settings {
             sequence_length: request.sequence_length,
             shift: request.shift,
             reference_seed: request.reference_seed,
+            approximation: request.approximation,
+            int8: false,
             exif_orientation: true,
             dtype: String::new(),
             device: String::new(),
@@ -241,7 +253,7 @@ impl Settings {
         (self.model_type, self.model) = (model.model_type, model.files);
         (self.device, self.dtype) = (model.device, model.dtype);
         (self.lora_scale, self.lora_merged) = (model.lora_scale, model.lora_merged);
-        self.add_lora_scales = model.add_lora_scales;
+        (self.add_lora_scales, self.int8) = (model.add_lora_scales, model.int8);
         self
     }
 

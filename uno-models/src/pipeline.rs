@@ -1,5 +1,7 @@
 //! One generation, from a request to pictures.
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -7,7 +9,7 @@ use image::RgbImage;
 use uno_core::image::Pixels;
 use uno_core::latents::{PATCH, pack, unpack};
 use uno_core::noise::latent_noise;
-use uno_core::sampling::{denoise, schedule};
+use uno_core::sampling::{Sampler, denoise, schedule};
 use uno_core::traits::{Event, LatentCodec, Observer, TextEncoder, VelocityModel};
 use uno_core::weights::Checkpoint;
 
@@ -153,7 +155,16 @@ impl UnoPipeline {
         stage("denoising", observer, true)?;
         let times = schedule(request.num_steps, request.sequence_length.of(width, height), request.shift)?;
         let packed = pack(noise)?.cast(self.dtype);
-        let latent = denoise(&*self.model, packed, &conditioning, &times, request.guidance, observer)?;
+        let sampler =
+            Sampler { times: &times, guidance: request.guidance, approximation: request.approximation };
+        let counting = Counting { observer, reused: AtomicUsize::new(0) };
+        let latent = denoise(&*self.model, packed, &conditioning, sampler, &counting)?;
+        if request.approximation.first_block_cache.is_some() {
+            let (reused, total) = (counting.reused.into_inner(), request.num_steps * request.samples.len());
+            let text =
+                format!("first-block cache: {reused} of {total} steps spared all blocks but the first");
+            notice(text, &mut notices, observer);
+        }
 
         // 7. From latent to picture.
         let latents = unpack(latent.cast(FloatDType::F32), [rows, columns])?;
@@ -214,6 +225,21 @@ impl UnoPipeline {
             _ => format!("these weights hold NaN or infinity; load the files anew: {}", damaged.join(", ")),
         };
         uno_core::Error::NonFinite { what, count, total, remedy }.into()
+    }
+}
+
+/// Counts the steps that were spared.
+struct Counting<'a> {
+    observer: &'a dyn Observer,
+    reused: AtomicUsize,
+}
+
+impl Observer for Counting<'_> {
+    fn on_event(&self, event: &Event<'_>) -> ControlFlow<()> {
+        if let Event::Step { reused, .. } = event {
+            self.reused.fetch_add(*reused, Ordering::Relaxed);
+        }
+        self.observer.on_event(event)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
+use uno_core::approximation::Approximation;
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
 
@@ -81,6 +82,8 @@ pub struct Request {
     pub shift: bool,
     /// With a seed, reference latents are drawn from the encoder's distribution; without, they are its mean.
     pub reference_seed: Option<u64>,
+    /// What may be approximated to save time; nothing by default.
+    pub approximation: Approximation,
 }
 
 impl Request {
@@ -101,6 +104,7 @@ impl Request {
             sequence_length: SequenceLength::default(),
             shift: true,
             reference_seed: None,
+            approximation: Approximation::default(),
         }
     }
 
@@ -186,6 +190,7 @@ impl Request {
                 format!("{MULTIPLE} to {MAX_SIDE} pixels"),
             ));
         }
+        self.approximation.check()?;
         if let Some(latents) = &self.latents {
             let wanted = [self.samples.len(), channels, height / downsampling, width / downsampling];
             if latents.dims() != wanted {
@@ -217,6 +222,8 @@ mod tests {
         refused(Request { guidance: f32::NAN, ..Request::new("") }, "guidance");
         refused(Request { ref_size: Some(0), ..Request::new("") }, "ref_size");
         refused(Request { samples: Vec::new(), ..Request::new("") }, "samples");
+        let approximation = Approximation { reference_cache: Some(0), ..Approximation::default() };
+        refused(Request { approximation, ..Request::new("") }, "reference_cache");
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Transformer {
             if let Some(path) = lora {
                 lora::attach(&mut model, &Checkpoint::open(path)?, lora_scale, &options)?;
                 if merge_lora {
-                    lora::merge(&mut model, FloatDType::F32);
+                    lora::merge(&mut model, FloatDType::F32)?;
                 }
             }
             Ok(model)

@@ -50,11 +50,12 @@ impl Watcher {
                 payload.set_item("text", text)?;
                 "notice"
             }
-            Event::Step { step, total, t, seconds, latent } => {
+            Event::Step { step, total, t, seconds, reused, latent } => {
                 payload.set_item("step", step)?;
                 payload.set_item("total", total)?;
                 payload.set_item("time", t)?;
                 payload.set_item("seconds", seconds)?;
+                payload.set_item("reused", reused)?;
                 payload.set_item("latents", convert::to_numpy(py, (*latent).clone())?)?;
                 "step"
             }

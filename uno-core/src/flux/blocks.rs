@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::ops::AttentionModuleOptions;
 
+use super::reference_cache::{KeysValues, References};
 use super::{FluxConfig, Rope};
 use crate::kernels::activation::{gelu_tanh, silu};
 use crate::nn::{EPS, Linear, Prefetch, RmsNorm, attention, join_heads, layer_norm_plain, split_heads};
@@ -17,11 +18,10 @@ struct Modulation {
 }
 
 impl Modulation {
-    /// `lin(silu(vec))` cut into triples of (shift, scale, gate). `vec` is `[batch, hidden]`.
-    fn compute<const N: usize>(lin: &Linear, vec: &Tensor<2>) -> [Self; N] {
-        let out: Tensor<3> = lin.forward(silu(vec.clone()).unsqueeze_dim(1));
-        let width = out.dims()[2] / (3 * N);
-        let chunk = |i: usize| out.clone().narrow(2, i * width, width);
+    /// Cuts `[batch, 1, 3 * N * hidden]` into triples of (shift, scale, gate).
+    fn cut<const N: usize>(modulation: &Tensor<3>) -> [Self; N] {
+        let width = modulation.dims()[2] / (3 * N);
+        let chunk = |i: usize| modulation.clone().narrow(2, i * width, width);
         std::array::from_fn(|i| Self { shift: chunk(3 * i), scale: chunk(3 * i + 1), gate: chunk(3 * i + 2) })
     }
 
@@ -29,6 +29,11 @@ impl Modulation {
     fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
         layer_norm_plain(x, EPS) * self.scale.clone().add_scalar(1.0) + self.shift.clone()
     }
+}
+
+/// `lin(silu(vec))`: `[batch, hidden]` -> `[batch, 1, parts * hidden]`.
+fn modulation(lin: &Linear, vec: &Tensor<2>) -> Tensor<3> {
+    lin.forward(silu(vec.clone()).unsqueeze_dim(1))
 }
 
 /// Root mean square norms of queries and keys.
@@ -55,8 +60,29 @@ impl QkNorm {
 }
 
 /// Rotates queries and keys, attends, joins the heads. -> `[batch, tokens, hidden]`.
-fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, rope: &Rope) -> Tensor<3> {
-    join_heads(attention(rope.apply(q), rope.apply(k), v, None, AttentionModuleOptions::default()))
+///
+/// Cached keys and values of references come after those of the tokens that are there; `references` is how many there are.
+fn attend(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    rope: &Rope,
+    (references, cache): (usize, References<'_>),
+) -> Tensor<3> {
+    let (q, mut k, mut v) = (rope.apply(q), rope.apply(k), v);
+    match cache {
+        References::Cached(KeysValues::Tensors([keys, values])) => {
+            k = Tensor::cat(vec![k, keys.clone()], 2);
+            v = Tensor::cat(vec![v, values.clone()], 2);
+        }
+        References::Recorded(slot) => {
+            let first = k.dims()[2].saturating_sub(references);
+            let last = |x: &Tensor<4>| x.clone().narrow(2, first, references);
+            *slot = Some(KeysValues::Tensors([last(&k), last(&v)]));
+        }
+        _ => {}
+    }
+    join_heads(attention(q, k, v, None, AttentionModuleOptions::default()))
 }
 
 /// Projections of one stream's attention.
@@ -97,7 +123,9 @@ impl Stream {
     fn load(w: Weights<'_>, name: &str, config: &FluxConfig) -> Self {
         let (hidden, mlp) = (config.hidden_size, config.mlp_hidden);
         Self {
-            modulation: w.at(format!("{name}_mod.lin"), |w| Linear::load(w, [hidden, 6 * hidden])),
+            modulation: w
+                .used_once()
+                .at(format!("{name}_mod.lin"), |w| Linear::load(w, [hidden, 6 * hidden])),
             attn: w.at(format!("{name}_attn"), |w| SelfAttention::load(w, config)),
             mlp_in: w.at(format!("{name}_mlp.0"), |w| Linear::load(w, [hidden, mlp])),
             mlp_out: w.at(format!("{name}_mlp.2"), |w| Linear::load(w, [mlp, hidden])),
@@ -121,8 +149,14 @@ impl Stream {
         [&mut self.modulation, &mut attn.qkv, &mut attn.proj, &mut self.mlp_in, &mut self.mlp_out]
     }
 
-    fn linears(&self) -> [&Linear; 5] {
-        [&self.modulation, &self.attn.qkv, &self.attn.proj, &self.mlp_in, &self.mlp_out]
+    /// Those that run at every step.
+    pub(super) fn step_linears_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.attn.qkv, &mut self.attn.proj, &mut self.mlp_in, &mut self.mlp_out]
+    }
+
+    /// The same.
+    fn linears(&self) -> [&Linear; 4] {
+        [&self.attn.qkv, &self.attn.proj, &self.mlp_in, &self.mlp_out]
     }
 
     /// What follows the joint attention: projection and MLP, each gated and added to `x`.
@@ -172,23 +206,38 @@ impl DoubleStreamBlock {
         vec: &Tensor<2>,
         rope: &Rope,
     ) -> (Tensor<3>, Tensor<3>) {
+        let modulations = [&self.img, &self.txt].map(|stream| modulation(&stream.modulation, vec));
+        self.forward_modulated(img, txt, modulations, rope, (0, References::Computed))
+    }
+
+    /// The same with the modulations of image and text, `[batch, 1, 6 * hidden]` each.
+    pub(super) fn forward_modulated(
+        &self,
+        img: Tensor<3>,
+        txt: Tensor<3>,
+        modulations: [Tensor<3>; 2],
+        rope: &Rope,
+        references: (usize, References<'_>),
+    ) -> (Tensor<3>, Tensor<3>) {
         let text_tokens = txt.dims()[1];
         let image_tokens = img.dims()[1];
-        let start = |stream: &Stream, x: &Tensor<3>| {
-            let modulation: [Modulation; 2] = Modulation::compute(&stream.modulation, vec);
+        let start = |stream: &Stream, x: &Tensor<3>, modulation: &Tensor<3>| {
+            let modulation: [Modulation; 2] = Modulation::cut(modulation);
             let qkv = stream.attn.qkv.forward(modulation[0].modulate(x.clone()));
             (stream.attn.norm.split(qkv, self.num_heads), modulation)
         };
-        let ([img_q, img_k, img_v], img_mod) = start(&self.img, &img);
-        let ([txt_q, txt_k, txt_v], txt_mod) = start(&self.txt, &txt);
+        let ([img_q, img_k, img_v], img_mod) = start(&self.img, &img, &modulations[0]);
+        let ([txt_q, txt_k, txt_v], txt_mod) = start(&self.txt, &txt, &modulations[1]);
         let join = |txt, img| Tensor::cat(vec![txt, img], 2);
-        let attended = attend(join(txt_q, img_q), join(txt_k, img_k), join(txt_v, img_v), rope);
+        let (q, k, v) = (join(txt_q, img_q), join(txt_k, img_k), join(txt_v, img_v));
+        let attended = attend(q, k, v, rope, references);
         let txt_attended = attended.clone().narrow(1, 0, text_tokens);
         let img_attended = attended.narrow(1, text_tokens, image_tokens);
         (self.img.finish(img, img_attended, img_mod), self.txt.finish(txt, txt_attended, txt_mod))
     }
 }
 
+/// The linear layers that run at every step: those of modulations run once for many.
 impl Prefetch for DoubleStreamBlock {
     fn linears(&self) -> Vec<&Linear> {
         [self.img.linears(), self.txt.linears()].concat()
@@ -212,7 +261,7 @@ impl SingleStreamBlock {
     pub(super) fn load(w: Weights<'_>, config: &FluxConfig) -> Self {
         let (hidden, mlp) = (config.hidden_size, config.mlp_hidden);
         Self {
-            modulation: w.at("modulation.lin", |w| Linear::load(w, [hidden, 3 * hidden])),
+            modulation: w.used_once().at("modulation.lin", |w| Linear::load(w, [hidden, 3 * hidden])),
             linear1: w.at("linear1", |w| Linear::load(w, [hidden, 3 * hidden + mlp])),
             linear2: w.at("linear2", |w| Linear::load(w, [hidden + mlp, hidden])),
             norm: w.at("norm", |w| QkNorm::load(w, config.head_dim())),
@@ -235,19 +284,31 @@ impl SingleStreamBlock {
 
     /// `x` `[batch, text and image tokens, hidden]`, `vec` `[batch, hidden]` -> as `x`.
     pub fn forward(&self, x: Tensor<3>, vec: &Tensor<2>, rope: &Rope) -> Tensor<3> {
+        self.forward_modulated(x, modulation(&self.modulation, vec), rope, (0, References::Computed))
+    }
+
+    /// The same with the modulation `[batch, 1, 3 * hidden]`.
+    pub(super) fn forward_modulated(
+        &self,
+        x: Tensor<3>,
+        modulation: Tensor<3>,
+        rope: &Rope,
+        references: (usize, References<'_>),
+    ) -> Tensor<3> {
         let hidden = x.dims()[2];
-        let [modulation]: [Modulation; 1] = Modulation::compute(&self.modulation, vec);
+        let [modulation]: [Modulation; 1] = Modulation::cut(&modulation);
         let out = self.linear1.forward(modulation.modulate(x.clone()));
         let mlp_width = out.dims()[2] - 3 * hidden;
         let [q, k, v] = self.norm.split(out.clone().narrow(2, 0, 3 * hidden), self.num_heads);
         let mlp = gelu_tanh(out.narrow(2, 3 * hidden, mlp_width));
-        let joined = Tensor::cat(vec![attend(q, k, v, rope), mlp], 2);
+        let joined = Tensor::cat(vec![attend(q, k, v, rope, references), mlp], 2);
         x + modulation.gate * self.linear2.forward(joined)
     }
 }
 
+/// The linear layers that run at every step: those of modulations run once for many.
 impl Prefetch for SingleStreamBlock {
     fn linears(&self) -> Vec<&Linear> {
-        vec![&self.modulation, &self.linear1, &self.linear2]
+        vec![&self.linear1, &self.linear2]
     }
 }

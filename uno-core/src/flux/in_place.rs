@@ -10,8 +10,11 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-use super::{DoubleStreamBlock, Rope, SingleStreamBlock, blocks::QkNorm, blocks::Stream};
-use crate::kernels::activation::{gelu_in_place, silu};
+use super::blocks::{QkNorm, Stream};
+use super::reference_cache::{KeysValues, References};
+use super::run::{BlockTokens, Extent};
+use super::{DoubleStreamBlock, Rope, SingleStreamBlock};
+use crate::kernels::activation::gelu_in_place;
 use crate::kernels::attention::{Bias, attention};
 use crate::kernels::norm::{add_gated, modulate};
 use crate::kernels::rope::norm_and_rope;
@@ -20,18 +23,18 @@ use crate::nn::{EPS, Linear, Prefetch};
 
 /// The state between blocks, and room for their intermediate results.
 pub(super) struct InPlace<'a> {
-    /// `[batch, tokens, hidden]`: text, latent, references.
+    /// `[batch, tokens, hidden]`: text, latent, references unless those are cached.
     x: Vec<f32>,
     /// `[batch, tokens, hidden]`: what a product reads or has just made.
     normed: Vec<f32>,
-    /// `[batch, tokens, up to hidden + mlp]`: queries, keys, values; the inside of the MLP.
+    /// `[batch, keys, up to hidden + mlp]`: queries, keys, values; the inside of the MLP.
     wide: Vec<f32>,
     batch: usize,
     tokens: usize,
-    text_tokens: usize,
+    /// Tokens that are attended to: also those of references that are cached.
+    keys: usize,
+    extent: Extent,
     hidden: usize,
-    /// `[batch, hidden]`, after the activation that precedes every modulation.
-    vec: Vec<f32>,
     rope: &'a Rope,
 }
 
@@ -42,49 +45,41 @@ fn width_of_wide(hidden: usize, mlp: usize, has_single: bool) -> usize {
 
 impl<'a> InPlace<'a> {
     /// Whether `blocks` can run so, on tokens like `x`.
-    pub(super) fn serves(
-        x: &Tensor<3>,
-        vec: &Tensor<2>,
-        blocks: impl Iterator<Item = &'a dyn Prefetch>,
-    ) -> bool {
-        let mut blocks = blocks;
-        is_ours(x) && is_ours(vec) && blocks.all(|block| block.linears().iter().all(|l| l.is_as_stored()))
+    pub(super) fn serves(x: &Tensor<3>, mut blocks: impl Iterator<Item = &'a dyn Prefetch>) -> bool {
+        is_ours(x) && blocks.all(|block| block.linears().iter().all(|l| l.is_as_stored()))
     }
 
-    /// Begins with text `[batch, text tokens, hidden]`, image tokens and the conditioning vector `[batch, hidden]`.
+    /// Begins with text and image tokens, `[batch, tokens, hidden]`.
     pub(super) fn new(
         txt: Tensor<3>,
         img: Vec<Tensor<3>>,
-        vec: &Tensor<2>,
+        extent: Extent,
         rope: &'a Rope,
         mlp: usize,
         has_single: bool,
     ) -> Self {
-        let [batch, text_tokens, hidden] = txt.dims();
+        let [batch, _, hidden] = txt.dims();
         let mut parts = vec![txt];
         parts.extend(img);
         let x = Tensor::cat(parts, 1);
         let tokens = x.dims()[1];
-        let room = |width: usize| vec![0.0; batch * tokens * width];
+        let keys = extent.text + extent.latent + extent.references;
+        let room = |tokens: usize, width: usize| vec![0.0; batch * tokens * width];
         Self {
             x: numbers(x),
-            normed: room(hidden),
-            wide: room(width_of_wide(hidden, mlp, has_single)),
+            normed: room(tokens, hidden),
+            wide: room(keys, width_of_wide(hidden, mlp, has_single)),
             batch,
             tokens,
-            text_tokens,
+            keys,
+            extent,
             hidden,
-            vec: numbers(silu(vec.clone())),
             rope,
         }
     }
 
-    /// `parts` vectors of `[batch, hidden]` from a modulation: shifts, scales, gates.
-    fn modulation(&self, lin: &Linear, parts: usize) -> Vec<f32> {
-        let mut out = vec![0.0; self.batch * parts * self.hidden];
-        let to = ViewMut::new(&mut out, [self.batch, 1, parts * self.hidden]);
-        lin.apply(View::new(&self.vec, [self.batch, 1, self.hidden]), 0..parts * self.hidden, to);
-        out
+    fn latent_range(&self) -> Range<usize> {
+        self.extent.text..self.extent.text + self.extent.latent
     }
 
     /// One vector of a modulation that has `parts`. -> `[batch, 1, hidden]`
@@ -95,7 +90,7 @@ impl<'a> InPlace<'a> {
 
     /// The first columns of the wide buffer.
     fn wide(&mut self, width: usize) -> ViewMut<'_> {
-        ViewMut::new(&mut self.wide, [self.batch, self.tokens, width])
+        ViewMut::new(&mut self.wide, [self.batch, self.keys, width])
     }
 
     /// Of some tokens: `(1 + scale) norm(x) + shift`.
@@ -117,7 +112,7 @@ impl<'a> InPlace<'a> {
         let shape = [self.batch, self.tokens, self.hidden];
         let gate = self.part(modulation, parts, gate);
         let from =
-            View::new(&self.wide, [self.batch, self.tokens, width]).columns(columns).tokens(tokens.clone());
+            View::new(&self.wide, [self.batch, self.keys, width]).columns(columns).tokens(tokens.clone());
         let mut out = ViewMut::new(&mut self.normed, shape).tokens(tokens.clone());
         linear.apply(from, 0..self.hidden, out.lend());
         add_gated(ViewMut::new(&mut self.x, shape).tokens(tokens), gate, out.view());
@@ -135,6 +130,28 @@ impl<'a> InPlace<'a> {
         norm_and_rope(x, &scale, norm.eps, &rope.cos_numbers()[from..], &rope.sin_numbers()[from..]);
     }
 
+    /// Keeps the references' keys and values, or puts those that were kept in their place.
+    fn exchange(&mut self, references: References<'_>, width: usize) {
+        let (hidden, first) = (self.hidden, self.extent.text + self.extent.latent);
+        let shape = [self.batch, self.keys - first, 2 * hidden];
+        let range = first..self.keys;
+        let place = self.wide(width).columns(hidden..3 * hidden).tokens(range);
+        match references {
+            References::Computed | References::Cached(KeysValues::Tensors(_)) => {}
+            References::Cached(KeysValues::Numbers(kept)) => {
+                let kept = View::new(kept, shape);
+                place.for_each_row(|sample, token, row| row.copy_from_slice(kept.row(sample, token)));
+            }
+            References::Recorded(slot) => {
+                let mut kept = vec![0.0; shape.iter().product()];
+                let from = place.view();
+                let to = ViewMut::new(&mut kept, shape);
+                to.for_each_row(|sample, token, row| row.copy_from_slice(from.row(sample, token)));
+                *slot = Some(KeysValues::Numbers(kept));
+            }
+        }
+    }
+
     /// Attention of some queries over all tokens; the result takes their place.
     fn attend(&mut self, width: usize, heads: usize, queries: Range<usize>) {
         let hidden = self.hidden;
@@ -144,78 +161,87 @@ impl<'a> InPlace<'a> {
         let [k, v] = [kv.columns(0..hidden), kv.columns(hidden..2 * hidden)];
         attention(q, k, v, heads, queries, scale as f32, Bias::None);
     }
+}
 
-    /// Runs a block with two streams.
-    pub(super) fn double(&mut self, block: &DoubleStreamBlock) {
+impl BlockTokens for InPlace<'_> {
+    fn double(&mut self, block: &DoubleStreamBlock, modulation: [Tensor<3>; 2], references: References<'_>) {
         let hidden = self.hidden;
-        let streams: [(&Stream, Range<usize>); 2] =
-            [(&block.txt, 0..self.text_tokens), (&block.img, self.text_tokens..self.tokens)];
-        let modulations = [&block.txt, &block.img].map(|s| self.modulation(&s.modulation, 6));
-        for ((stream, tokens), modulation) in streams.iter().zip(&modulations) {
+        let [img, txt] = modulation.map(numbers);
+        let text = 0..self.extent.text;
+        let streams: [(&Stream, Range<usize>, Vec<f32>); 2] =
+            [(&block.txt, text.clone(), txt), (&block.img, text.end..self.tokens, img)];
+        for (stream, tokens, modulation) in &streams {
             self.modulate(modulation, 6, 0, tokens.clone());
             let shape = [self.batch, self.tokens, hidden];
             let from = View::new(&self.normed, shape).tokens(tokens.clone());
-            let to = ViewMut::new(&mut self.wide, [self.batch, self.tokens, 3 * hidden]);
+            let to = ViewMut::new(&mut self.wide, [self.batch, self.keys, 3 * hidden]);
             stream.attn.qkv.apply(from, 0..3 * hidden, to.tokens(tokens.clone()));
             for part in 0..2 {
                 self.norm_and_rope(&stream.attn.norm, 3 * hidden, part, tokens.clone());
             }
         }
+        self.exchange(references, 3 * hidden);
         self.attend(3 * hidden, block.num_heads, 0..self.tokens);
-        for ((stream, tokens), modulation) in streams.iter().zip(&modulations) {
+        for (stream, tokens, modulation) in &streams {
             self.finish(&stream.attn.proj, (3 * hidden, 0..hidden), (modulation, 6, 2), tokens.clone());
         }
-        for ((stream, tokens), modulation) in streams.iter().zip(&modulations) {
+        for (stream, tokens, modulation) in &streams {
             self.modulate(modulation, 6, 3, tokens.clone());
             let mlp = stream.mlp_in.shape()[1];
             let from = View::new(&self.normed, [self.batch, self.tokens, hidden]).tokens(tokens.clone());
             let mut inside =
-                ViewMut::new(&mut self.wide, [self.batch, self.tokens, mlp]).tokens(tokens.clone());
+                ViewMut::new(&mut self.wide, [self.batch, self.keys, mlp]).tokens(tokens.clone());
             stream.mlp_in.apply(from, 0..mlp, inside.lend());
             gelu_in_place(inside);
             self.finish(&stream.mlp_out, (mlp, 0..mlp), (modulation, 6, 5), tokens.clone());
         }
     }
 
-    /// Runs a block with one stream. Only the tokens `wanted` come out right: the others serve as keys and values.
-    pub(super) fn single(&mut self, block: &SingleStreamBlock, wanted: Range<usize>) {
+    fn single(
+        &mut self,
+        block: &SingleStreamBlock,
+        modulation: Tensor<3>,
+        references: References<'_>,
+        is_last: bool,
+    ) {
         let hidden = self.hidden;
         let outputs = block.linear1.shape()[1];
         let mlp = outputs.saturating_sub(3 * hidden);
         let width = (3 * hidden).max(hidden + mlp);
         let shape = [self.batch, self.tokens, hidden];
         let all = 0..self.tokens;
-        let modulation = self.modulation(&block.modulation, 3);
+        // After the last block nobody asks for text and references: they serve as keys and values only.
+        let wanted = if is_last { self.latent_range() } else { all.clone() };
+        let modulation = numbers(modulation);
         self.modulate(&modulation, 3, 0, all.clone());
         let normed = View::new(&self.normed, shape);
-        let wide = ViewMut::new(&mut self.wide, [self.batch, self.tokens, width]).columns(0..3 * hidden);
+        let wide = ViewMut::new(&mut self.wide, [self.batch, self.keys, width]).columns(0..3 * hidden);
         if wanted == all {
-            block.linear1.apply(normed, 0..3 * hidden, wide);
+            block.linear1.apply(normed, 0..3 * hidden, wide.tokens(all.clone()));
         } else {
             let (q, kv) = wide.split_columns(hidden);
             block.linear1.apply(normed.tokens(wanted.clone()), 0..hidden, q.tokens(wanted.clone()));
-            block.linear1.apply(normed, hidden..3 * hidden, kv);
+            block.linear1.apply(normed, hidden..3 * hidden, kv.tokens(all.clone()));
         }
         self.norm_and_rope(&block.norm, width, 0, wanted.clone());
         self.norm_and_rope(&block.norm, width, 1, all);
+        self.exchange(references, width);
         self.attend(width, block.num_heads, wanted.clone());
         let normed = View::new(&self.normed, shape).tokens(wanted.clone());
-        let wide = ViewMut::new(&mut self.wide, [self.batch, self.tokens, width]).tokens(wanted.clone());
+        let wide = ViewMut::new(&mut self.wide, [self.batch, self.keys, width]).tokens(wanted.clone());
         let mut inside = wide.columns(hidden..hidden + mlp);
         block.linear1.apply(normed, 3 * hidden..outputs, inside.lend());
         gelu_in_place(inside);
         self.finish(&block.linear2, (width, 0..hidden + mlp), (&modulation, 3, 2), wanted);
     }
 
-    /// The state of some tokens, `[batch, these, hidden]`.
-    pub(super) fn into_tokens(self, tokens: Range<usize>) -> Tensor<3> {
-        let x = View::new(&self.x, [self.batch, self.tokens, self.hidden]).tokens(tokens.clone());
-        let mut out = Vec::with_capacity(self.batch * tokens.len() * self.hidden);
-        for sample in 0..self.batch {
-            for token in 0..tokens.len() {
-                out.extend_from_slice(x.row(sample, token));
-            }
-        }
-        tensor(out, [self.batch, tokens.len(), self.hidden])
+    fn latent(&self) -> Tensor<3> {
+        let range = self.latent_range();
+        let shape = [self.batch, range.len(), self.hidden];
+        let x = View::new(&self.x, [self.batch, self.tokens, self.hidden]).tokens(range);
+        let mut out = vec![0.0; shape.iter().product()];
+        let to = ViewMut::new(&mut out, shape);
+        to.for_each_row(|sample, token, row| row.copy_from_slice(x.row(sample, token)));
+        tensor(out, shape)
     }
 }

@@ -4,9 +4,14 @@
 
 mod blocks;
 mod config;
+mod first_block_cache;
 mod in_place;
+mod joint;
 mod model;
+mod modulation;
+mod reference_cache;
 mod rope;
+mod run;
 
 pub use blocks::{DoubleStreamBlock, SelfAttention, SingleStreamBlock};
 pub use config::FluxConfig;

@@ -1,22 +1,22 @@
 //! The whole transformer: tokens in, velocity out.
 
-use std::ops::Range;
-use std::sync::OnceLock;
-
 use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
-use super::in_place::InPlace;
-use super::{DoubleStreamBlock, FluxConfig, Rope, SingleStreamBlock};
+use super::blocks::Stream;
+use super::run::Run;
+use super::{DoubleStreamBlock, FluxConfig, SingleStreamBlock};
+use crate::approximation::Approximation;
 use crate::error::{Error, Result};
 use crate::kernels::activation::silu;
-use crate::nn::{EPS, Linear, Prefetch, layer_norm_plain, reading_ahead};
-use crate::traits::{Conditioning, Velocity, VelocityInput, VelocityModel};
+use crate::kernels::is_ours;
+use crate::nn::Linear;
+use crate::traits::{Predicted, Steps, Velocity, VelocityInput, VelocityModel};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// `in_layer`, SiLU, `out_layer`: from an embedding to the conditioning vector.
 #[derive(Module, Debug)]
-struct MlpEmbedder {
+pub(super) struct MlpEmbedder {
     in_layer: Linear,
     out_layer: Linear,
 }
@@ -37,39 +37,39 @@ impl MlpEmbedder {
         }
     }
 
-    /// `[batch, in]` -> `[batch, hidden]`.
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.out_layer.forward_vec(silu(self.in_layer.forward_vec(x)))
+    /// `[batch, steps, in]` -> `[batch, steps, hidden]`.
+    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.out_layer.forward(silu(self.in_layer.forward(x)))
     }
 }
 
 /// From the streams' last state to a velocity per latent token.
 #[derive(Module, Debug)]
-struct LastLayer {
+pub(super) struct LastLayer {
     /// `adaLN_modulation.1`: to (shift, scale).
-    ada_ln_modulation: Linear,
-    linear: Linear,
+    pub(super) ada_ln_modulation: Linear,
+    pub(super) linear: Linear,
 }
 
 /// The FLUX.1 transformer.
 #[derive(Module, Debug)]
 pub struct Flux {
-    img_in: Linear,
-    txt_in: Linear,
-    time_in: MlpEmbedder,
-    vector_in: MlpEmbedder,
-    guidance_in: Option<MlpEmbedder>,
+    pub(super) img_in: Linear,
+    pub(super) txt_in: Linear,
+    pub(super) time_in: MlpEmbedder,
+    pub(super) vector_in: MlpEmbedder,
+    pub(super) guidance_in: Option<MlpEmbedder>,
     /// Blocks with two streams, first to last.
     pub double_blocks: Vec<DoubleStreamBlock>,
     /// Blocks with one stream, first to last.
     pub single_blocks: Vec<SingleStreamBlock>,
-    final_layer: LastLayer,
+    pub(super) final_layer: LastLayer,
     #[module(skip)]
-    config: FluxConfig,
+    pub(super) config: FluxConfig,
     #[module(skip)]
-    device: Device,
+    pub(super) device: Device,
     #[module(skip)]
-    dtype: FloatDType,
+    pub(super) dtype: FloatDType,
 }
 
 impl Flux {
@@ -77,11 +77,41 @@ impl Flux {
     ///
     /// # Errors
     ///
-    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape.
+    /// Dimensions that do not fit together, and tensors that are missing, left over or of another shape; products in 8-bit
+    /// integers where they cannot be.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::flux);
         let config = FluxConfig::detect(checkpoint)?;
-        load(checkpoint, "a FLUX transformer", options, |_| false, |w| Ok(Self::build(w, config)))
+        let mut model =
+            load(checkpoint, "a FLUX transformer", options, |_| false, |w| Ok(Self::build(w, config)))?;
+        if options.int8 {
+            model.multiply_in_int8()?;
+        }
+        Ok(model)
+    }
+
+    /// Lets the products of all blocks be computed in 8-bit integers, but for modulations, whose errors would reach every token.
+    fn multiply_in_int8(&mut self) -> Result<()> {
+        let refused = |got: String, wanted: &str| Err(Error::invalid("int8", got, wanted));
+        if !is_ours(&Tensor::<1>::zeros([1], (&self.device, self.dtype.into()))) {
+            let got = format!("{:?} on {:?}", self.dtype, self.device);
+            return refused(got, "f32 on the CPU: products in 8-bit integers are only there; or no int8");
+        }
+        let double = self.double_blocks.iter_mut().flat_map(|b| [&mut b.img, &mut b.txt]);
+        let double = double.flat_map(Stream::step_linears_mut);
+        let single = self.single_blocks.iter_mut().flat_map(|b| [&mut b.linear1, &mut b.linear2]);
+        let (mut count, mut others) = (0, Vec::new());
+        for linear in double.chain(single) {
+            count += 1;
+            others.extend(linear.weight.multiply_in_int8().err());
+        }
+        match others.first() {
+            None => Ok(()),
+            Some(first) => refused(
+                format!("{} of {count} matrices in another storage, the first in {first}", others.len()),
+                "weights as stored, in Q8_0: make such a file with `convert --storage q8_0`; or no int8",
+            ),
+        }
     }
 
     fn build(w: Weights<'_>, config: FluxConfig) -> Self {
@@ -100,7 +130,9 @@ impl Flux {
                 .map(|i| w.at(format!("single_blocks.{i}"), |w| SingleStreamBlock::load(w, &config)))
                 .collect(),
             final_layer: w.at("final_layer", |w| LastLayer {
-                ada_ln_modulation: w.at("adaLN_modulation.1", |w| Linear::load(w, [hidden, 2 * hidden])),
+                ada_ln_modulation: w
+                    .used_once()
+                    .at("adaLN_modulation.1", |w| Linear::load(w, [hidden, 2 * hidden])),
                 linear: w.at("linear", |w| Linear::load(w, [hidden, config.in_channels])),
             }),
             device: w.device().clone(),
@@ -162,17 +194,6 @@ impl Flux {
         self.dtype
     }
 
-    /// The conditioning vector `[batch, hidden]` of timesteps, guidance and what was made of the pooled text.
-    fn conditioning_vector(&self, t: &[f32], guidance: &[f32], vec: Tensor<2>) -> Tensor<2> {
-        let embed =
-            |values: &[f32]| timestep_embedding(values, self.config.time_dim, &self.device, self.dtype);
-        let mut sum = self.time_in.forward(embed(t));
-        if let Some(guidance_in) = &self.guidance_in {
-            sum = sum + guidance_in.forward(embed(guidance));
-        }
-        sum + vec
-    }
-
     fn check(&self, input: &VelocityInput<'_>) -> Result<()> {
         let conditioning = input.conditioning;
         let [batch, tokens, channels] = input.latent.dims();
@@ -202,113 +223,49 @@ impl Flux {
             + conditioning.references.iter().map(|r| r.dims()[1]).sum::<usize>();
         wanted("position ids [text, latent and reference tokens]", &[conditioning.ids.len()], &[sequence])
     }
-
-    /// What the conditioning alone decides.
-    fn prepared(&self, conditioning: &Conditioning) -> Prepared {
-        let to_compute = |x: &Tensor<3>| x.clone().to_device(&self.device).cast(self.dtype);
-        let vec = conditioning.vec.clone().to_device(&self.device).cast(self.dtype);
-        Prepared {
-            txt: self.txt_in.forward(to_compute(&conditioning.txt)),
-            references: conditioning.references.iter().map(|r| self.img_in.forward(to_compute(r))).collect(),
-            vec: self.vector_in.forward(vec),
-            rope: Rope::new(&conditioning.ids, self.config.head_dim(), &self.device),
-        }
-    }
-
-    /// The velocity, for input that was checked.
-    fn prepared_velocity(&self, input: &VelocityInput<'_>, prepared: &Prepared) -> Result<Tensor<3>> {
-        let latent = input.latent.clone().to_device(&self.device).cast(self.dtype);
-        let latent_tokens = input.latent.dims()[1];
-        let text_tokens = prepared.txt.dims()[1];
-        let mut img = vec![self.img_in.forward(latent)];
-        img.extend(prepared.references.iter().cloned());
-        let (txt, rope) = (prepared.txt.clone(), &prepared.rope);
-        let vec = self.conditioning_vector(input.t, input.guidance, prepared.vec.clone());
-        let wanted = text_tokens..text_tokens + latent_tokens;
-        let latent = if self.runs_in_place(&txt, &vec) {
-            self.blocks_in_place(txt, img, &vec, rope, wanted)
-        } else {
-            self.blocks(txt, Tensor::cat(img, 1), &vec, rope).narrow(1, text_tokens, latent_tokens)
-        };
-
-        let modulation: Tensor<3> = self.final_layer.ada_ln_modulation.forward(silu(vec).unsqueeze_dim(1));
-        let hidden = self.config.hidden_size;
-        let shift = modulation.clone().narrow(2, 0, hidden);
-        let scale = modulation.narrow(2, hidden, hidden);
-        Ok(self.final_layer.linear.forward(layer_norm_plain(latent, EPS) * scale.add_scalar(1.0) + shift))
-    }
-
-    /// Whether all blocks run in place: on the CPU in f32, with weights as stored.
-    fn runs_in_place(&self, txt: &Tensor<3>, vec: &Tensor<2>) -> bool {
-        let double = self.double_blocks.iter().map(|block| block as &dyn Prefetch);
-        InPlace::serves(txt, vec, double.chain(self.single_blocks.iter().map(|block| block as &dyn Prefetch)))
-    }
-
-    /// All blocks, on the CPU. -> the tokens `wanted`, `[batch, these, hidden]`.
-    fn blocks_in_place(
-        &self,
-        txt: Tensor<3>,
-        img: Vec<Tensor<3>>,
-        vec: &Tensor<2>,
-        rope: &Rope,
-        wanted: Range<usize>,
-    ) -> Tensor<3> {
-        let mut state =
-            InPlace::new(txt, img, vec, rope, self.config.mlp_hidden, !self.single_blocks.is_empty());
-        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
-        for (i, block) in self.double_blocks.iter().enumerate() {
-            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
-            reading_ahead(next, || state.double(block));
-        }
-        for (i, block) in self.single_blocks.iter().enumerate() {
-            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
-            // After the last block nobody asks for text and references.
-            let tokens = if next.is_some() { 0..rope.tokens() } else { wanted.clone() };
-            reading_ahead(next, || state.single(block, tokens));
-        }
-        state.into_tokens(wanted)
-    }
-
-    /// All blocks. -> text and image, `[batch, tokens, hidden]`.
-    fn blocks(&self, mut txt: Tensor<3>, mut img: Tensor<3>, vec: &Tensor<2>, rope: &Rope) -> Tensor<3> {
-        let first_single = self.single_blocks.first().map(|block| block as &dyn Prefetch);
-        for (i, block) in self.double_blocks.iter().enumerate() {
-            let next = self.double_blocks.get(i + 1).map(|block| block as &dyn Prefetch).or(first_single);
-            (img, txt) = reading_ahead(next, || block.forward(img, txt, vec, rope));
-        }
-        let mut joint = Tensor::cat(vec![txt, img], 1);
-        for (i, block) in self.single_blocks.iter().enumerate() {
-            let next = self.single_blocks.get(i + 1).map(|block| block as &dyn Prefetch);
-            joint = reading_ahead(next, || block.forward(joint, vec, rope));
-        }
-        joint
-    }
-}
-
-/// What is the same at every step, computed once.
-struct Prepared {
-    /// `[batch, text tokens, hidden]`.
-    txt: Tensor<3>,
-    /// `[batch, tokens, hidden]` each.
-    references: Vec<Tensor<3>>,
-    /// The pooled text's part of the conditioning vector, `[batch, hidden]`.
-    vec: Tensor<2>,
-    rope: Rope,
 }
 
 impl VelocityModel for Flux {
     fn velocity(&self, input: VelocityInput<'_>) -> Result<Tensor<3>> {
         self.check(&input)?;
-        self.prepared_velocity(&input, &self.prepared(input.conditioning))
+        let VelocityInput { latent, t, guidance, conditioning } = input;
+        let mut run = Run::new(self, conditioning, t.to_vec(), guidance, Approximation::default());
+        Ok(run.velocity(0, latent).0)
     }
 
-    fn prepare<'a>(&'a self, conditioning: &'a Conditioning) -> Velocity<'a> {
-        let prepared = OnceLock::new();
-        Box::new(move |latent, t, guidance| {
-            let input = VelocityInput { latent, t, guidance, conditioning };
-            self.check(&input)?;
-            self.prepared_velocity(&input, prepared.get_or_init(|| self.prepared(conditioning)))
-        })
+    fn prepare<'a>(&'a self, steps: Steps<'a>) -> Result<Velocity<'a>> {
+        steps.approximation.check()?;
+        if steps.approximation.first_block_cache.is_some() && self.double_blocks.is_empty() {
+            return Err(Error::invalid("first_block_cache", "on", "off: no block here has two streams"));
+        }
+        let mut runs: Vec<Run<'a>> = Vec::new();
+        Ok(Box::new(move |step, latent| {
+            let batch = latent.dims()[0];
+            let Steps { conditioning, guidance, approximation, times } = steps;
+            let t = steps.time(step, batch)?;
+            self.check(&VelocityInput { latent: latent.clone(), t: &t, guidance, conditioning })?;
+            if runs.is_empty() {
+                // Which steps are spared is decided for each sample by itself.
+                let apart = if approximation.first_block_cache.is_some() { batch } else { 1 };
+                let group = batch / apart;
+                let run = |i: usize| {
+                    let times = times.iter().flat_map(|t| std::iter::repeat_n(*t, group)).collect();
+                    let samples = i * group..(i + 1) * group;
+                    let guidance = &guidance[samples.clone()];
+                    Run::new(self, &conditioning.samples(samples), times, guidance, approximation)
+                };
+                runs = (0..apart).map(run).collect();
+            }
+            let group = batch / runs.len();
+            let mut reused = 0;
+            let velocities = runs.iter_mut().enumerate().map(|(i, run)| {
+                let (velocity, is_reused) = run.velocity(step, latent.clone().narrow(0, i * group, group));
+                reused += usize::from(is_reused) * group;
+                velocity
+            });
+            let velocity = Tensor::cat(velocities.collect(), 0);
+            Ok(Predicted { velocity, reused })
+        }))
     }
 
     fn in_channels(&self) -> usize {

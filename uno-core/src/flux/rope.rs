@@ -52,11 +52,6 @@ impl Rope {
         Self { cos: tensor(&cos), sin: tensor(&sin), numbers: Arc::new([cos, sin]) }
     }
 
-    /// Tokens that have angles.
-    pub(super) fn tokens(&self) -> usize {
-        self.cos.dims()[2]
-    }
-
     /// The cosines, `[tokens, D/2]`.
     pub(super) fn cos_numbers(&self) -> &[f32] {
         &self.numbers[0]
@@ -68,15 +63,16 @@ impl Rope {
     }
 
     /// Rotates adjacent pairs in f32: `(x0, x1) -> (cos x0 - sin x1, sin x0 + cos x1)`.
-    /// `[batch, heads, tokens, D]` -> the same.
+    /// `[batch, heads, tokens, D]` -> the same; the tokens may be the first ones only.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, tokens, d] = x.dims();
         let dtype = float_dtype(&x);
         let pairs = x.cast(FloatDType::F32).reshape([batch, heads, tokens, d / 2, 2]);
         let x0 = pairs.clone().narrow(4, 0, 1);
         let x1 = pairs.narrow(4, 1, 1);
-        let y0 = x0.clone() * self.cos.clone() - x1.clone() * self.sin.clone();
-        let y1 = x0 * self.sin.clone() + x1 * self.cos.clone();
+        let [cos, sin] = [&self.cos, &self.sin].map(|x| x.clone().narrow(2, 0, tokens));
+        let y0 = x0.clone() * cos.clone() - x1.clone() * sin.clone();
+        let y1 = x0 * sin + x1 * cos;
         Tensor::cat(vec![y0, y1], 4).reshape([batch, heads, tokens, d]).cast(dtype)
     }
 }

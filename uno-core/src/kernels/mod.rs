@@ -49,6 +49,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod convolution;
 pub(crate) mod group_norm;
+pub(crate) mod int8;
 mod math;
 pub(crate) mod norm;
 pub(crate) mod rope;

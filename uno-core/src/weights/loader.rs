@@ -34,6 +34,9 @@ pub struct LoadOptions {
     /// How many bytes of matrices, in the form of [`storage`](Self::storage), may stay in memory after their use. Those beyond
     /// are streamed: kept as stored, read from disk ahead of each use, and let go of after it. All stay by default.
     pub resident_bytes: u64,
+    /// Whether the transformer's blocks multiply in 8-bit integers, an approximation: on the CPU in f32, with weights stored as
+    /// Q8_0 ([`Flux::load`](crate::flux::Flux::load) refuses others).
+    pub int8: bool,
 }
 
 impl LoadOptions {
@@ -44,6 +47,7 @@ impl LoadOptions {
             dtype: FloatDType::F32,
             storage: Storage::default(),
             resident_bytes: u64::MAX,
+            int8: false,
         }
     }
 
@@ -64,6 +68,12 @@ impl LoadOptions {
     /// The same with another number of bytes of matrices that may stay in memory.
     pub fn with_resident_bytes(mut self, bytes: u64) -> Self {
         self.resident_bytes = bytes;
+        self
+    }
+
+    /// The same with products in 8-bit integers, or without.
+    pub fn with_int8(mut self, int8: bool) -> Self {
+        self.int8 = int8;
         self
     }
 
@@ -92,6 +102,7 @@ struct Loading<'a> {
 pub struct Weights<'a> {
     loading: &'a Loading<'a>,
     prefix: &'a str,
+    used_once: bool,
 }
 
 /// Loads a model: `build` takes tensors, then everything missing, left over or of a wrong shape becomes one error.
@@ -120,7 +131,7 @@ pub fn load<M>(
         resident: Cell::new(0),
         report: RefCell::new(report),
     };
-    let built = build(Weights { loading: &loading, prefix: "" });
+    let built = build(Weights { loading: &loading, prefix: "", used_once: false });
     let used = loading.used.into_inner();
     let mut report = loading.report.into_inner();
     report.unused =
@@ -132,7 +143,13 @@ impl<'a> Weights<'a> {
     /// Runs `f` on the tensors below `prefix.name`.
     pub fn at<M>(&self, name: impl std::fmt::Display, f: impl FnOnce(Weights<'_>) -> M) -> M {
         let prefix = self.key(name);
-        f(Weights { loading: self.loading, prefix: &prefix })
+        f(Weights { prefix: &prefix, ..*self })
+    }
+
+    /// The same tensors, told to be used once for many steps: unless everything stays in memory, their matrices are streamed, to
+    /// leave room for those of every step.
+    pub fn used_once(&self) -> Self {
+        Self { used_once: true, ..*self }
     }
 
     fn key(&self, name: impl std::fmt::Display) -> String {
@@ -186,10 +203,14 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Takes a matrix that waits for its use: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are taken.
+    /// Takes a matrix that waits for its use: it stays in memory, or is streamed once [`LoadOptions::resident_bytes`] are
+    /// taken (or at once, where it is [`used_once`](Self::used_once)).
     pub fn waiting(&self, name: &str, shape: &[usize]) -> StoredTensor {
         let stored = self.stored(name, shape);
         let bytes = self.loading.options.bytes_of(&stored);
+        if self.used_once && self.loading.options.resident_bytes != u64::MAX {
+            return stored.streamed();
+        }
         let taken = self.loading.resident.get().saturating_add(bytes);
         if taken > self.loading.options.resident_bytes {
             return stored.streamed();

@@ -8,6 +8,7 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use crate::kernels::int8::{LANES, Panels, QuantizedRows};
 use crate::kernels::{View, ViewMut, dot};
 use crate::weights::StoredTensor;
 
@@ -45,6 +46,11 @@ pub(crate) fn multiply(
         && (from.batch, from.tokens) == (to.batch, to.tokens)
         && !matches!(start, Start::Bias(bias) if bias.len() != rows.len());
     if !fits || from.width == 0 || from.tokens == 0 {
+        return;
+    }
+    if weight.is_int8() {
+        multiply_int8(x, weight, rows, start, factor, out);
+        weight.release();
         return;
     }
     let native = weight.native_f32();
@@ -118,6 +124,46 @@ pub(crate) fn multiply(
         .into_par_iter()
         .for_each_init(Vec::new, |scratch, i| tile(scratch, i * TILE));
     weight.release();
+}
+
+/// Bytes of packed weights that a thread works on: they stay in its cache.
+const PACKED: usize = 512 << 10;
+
+/// The same in 8-bit integers, for a weight stored as Q8_0.
+fn multiply_int8(
+    x: View<'_>,
+    weight: &StoredTensor,
+    rows: Range<usize>,
+    start: Start<'_>,
+    factor: f32,
+    out: ViewMut<'_>,
+) {
+    let from = x.shape();
+    let tile = (PACKED / from.width / LANES * LANES).clamp(LANES, TILE);
+    let quantized: Vec<_> = (0..from.batch).map(|sample| QuantizedRows::new(x, sample)).collect();
+    (0..rows.len().div_ceil(tile)).into_par_iter().for_each_init(Panels::default, |panels, i| {
+        let first = i * tile;
+        let count = tile.min(rows.len() - first);
+        panels.pack(from.width, count, |output| weight.q8_0_row(rows.start + first + output));
+        for (sample, x) in quantized.iter().enumerate() {
+            panels.multiply(x, |token, column, products| {
+                let column = first + column;
+                // SAFETY: these columns lie within a row of `out` (its shape was checked) and are this tile's alone.
+                #[allow(unsafe_code)]
+                let row = unsafe {
+                    let start = out.at(sample, token).wrapping_add(column);
+                    std::slice::from_raw_parts_mut(start, products.len())
+                };
+                for (i, (y, product)) in row.iter_mut().zip(products).enumerate() {
+                    *y = match start {
+                        Start::Zero => 0.0,
+                        Start::Bias(bias) => bias[column + i],
+                        Start::Result => *y,
+                    } + factor * product;
+                }
+            });
+        }
+    });
 }
 
 /// The product of a single row: bound by how fast the weights come from memory.

@@ -9,6 +9,7 @@ use burn::tensor::{Bytes, DType, Device, FloatDType, Shape, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::dtype::{StorageDtype, f32_to_e4m3, float_bytes, round_to_e4m3};
+use super::ggml::GgmlType;
 use super::mapped::Window;
 
 /// Numbers that one thread expands at a time.
@@ -24,6 +25,7 @@ pub struct StoredTensor {
     shape: Vec<usize>,
     segments: Vec<Segment>,
     streamed: bool,
+    int8: bool,
 }
 
 /// Some consecutive rows (indices of the first dimension) in one format.
@@ -59,14 +61,14 @@ impl StoredTensor {
         }
         let segment =
             Segment { dtype, rows: rows_of(&shape), bytes: Some(bytes), scale: Scale::One, rounded: false };
-        Some(Self { shape, segments: vec![segment], streamed: false })
+        Some(Self { shape, segments: vec![segment], streamed: false, int8: false })
     }
 
     /// A tensor of which only format and shape are known; it reads as zeros that take no memory.
     pub fn header_only(dtype: StorageDtype, shape: Vec<usize>) -> Self {
         let rows = rows_of(&shape);
         let segment = Segment { dtype, rows, bytes: None, scale: Scale::One, rounded: false };
-        Self { shape, segments: vec![segment], streamed: false }
+        Self { shape, segments: vec![segment], streamed: false, int8: false }
     }
 
     /// f32 numbers in memory; `None` if there are not as many as `shape` needs.
@@ -232,7 +234,7 @@ impl StoredTensor {
         let mut shape = first.shape.clone();
         *shape.first_mut()? = rows;
         let segments = parts.iter().flat_map(|p| p.segments.iter().cloned()).collect();
-        Some(Self { shape, segments, streamed: first.streamed })
+        Some(Self { shape, segments, streamed: first.streamed, int8: first.int8 })
     }
 
     /// The rows `range` as they are stored; `None` beyond the tensor or where a row is no whole number of blocks.
@@ -253,7 +255,7 @@ impl StoredTensor {
         }
         let mut shape = self.shape.clone();
         *shape.first_mut()? = range.len();
-        Some(Self { shape, segments, streamed: self.streamed })
+        Some(Self { shape, segments, streamed: self.streamed, int8: self.int8 })
     }
 
     /// The second half of the rows, then the first; `None` if their number is odd.
@@ -279,7 +281,7 @@ impl StoredTensor {
                     return None;
                 }
                 let segment = Segment { rows: rows_of(&shape), ..one.clone() };
-                Some(Self { shape, segments: vec![segment], streamed: self.streamed })
+                Some(Self { shape, segments: vec![segment], streamed: self.streamed, int8: self.int8 })
             }
             _ => None,
         }
@@ -305,6 +307,32 @@ impl StoredTensor {
     /// Whether it is let go of after each use.
     pub fn is_streamed(&self) -> bool {
         self.streamed
+    }
+
+    /// The same tensor, to be multiplied with in 8-bit integers; `None` if it is not Q8_0 throughout.
+    pub(crate) fn int8(self) -> Option<Self> {
+        let is_plain = |s: &Segment| matches!(s.scale, Scale::One) && !s.rounded;
+        let is_q8_0 = |s: &Segment| s.dtype == StorageDtype::Ggml(GgmlType::Q8_0) && is_plain(s);
+        self.segments.iter().all(is_q8_0).then_some(Self { int8: true, ..self })
+    }
+
+    /// Whether it is multiplied with in 8-bit integers.
+    pub fn is_int8(&self) -> bool {
+        self.int8
+    }
+
+    /// The stored blocks of one row, for a tensor that [`is_int8`](Self::is_int8); `None` beyond it, and for a known header only.
+    pub(crate) fn q8_0_row(&self, row: usize) -> Option<&[u8]> {
+        let mut first = 0;
+        for segment in &self.segments {
+            if row < first + segment.rows {
+                let bytes = segment.dtype.bytes_of(self.width())?;
+                let start = (row - first) * bytes;
+                return segment.bytes.as_ref()?.as_slice().get(start..start + bytes);
+            }
+            first += segment.rows;
+        }
+        None
     }
 
     /// Asks the system to read the bytes into its file cache; returns before they are there.

@@ -118,8 +118,10 @@ impl Plan {
         if merge_lora == LoraMerge::Auto {
             // Merged weights are the compute format's; on a GPU that rounds them once more than LoRAs beside them.
             let merged = Need::of(source, options, geometry, true)?;
-            let fits =
-                on_cpu && budget != Budget::Least && merged.peak(merged.matrices, false, None) <= limit;
+            let fits = on_cpu
+                && !options.int8
+                && budget != Budget::Least
+                && merged.peak(merged.matrices, false, None) <= limit;
             merge_lora = LoraMerge::from(fits && source.has_lora());
         }
         let need = Need::of(source, options, geometry, merge_lora.is_merged())?;
