@@ -1,42 +1,51 @@
+//! cargo run --release --example train_tiny -- autoencoder --out target/tiny
+//!
+//! Trains uno-tiny from scratch, part by part; each part goes on where it was stopped.
+
+mod autoencoder;
+
+use std::path::PathBuf;
+
 use anyhow::Result;
-use uno_core::image::Pixels;
-use uno_models::tiny::world::*;
+use clap::{Parser, Subcommand};
+use uno_models::tiny::fresh::Sizes;
+
+/// Trains uno-tiny from scratch.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder for states and results
+    #[arg(long, default_value = "target/tiny", global = true)]
+    out: PathBuf,
+    /// Which random numbers
+    #[arg(long, default_value_t = 3407, global = true)]
+    seed: u64,
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Trains the autoencoder
+    Autoencoder(autoencoder::Arguments),
+}
+
+fn sizes() -> Sizes {
+    Sizes {
+        ae_channels: vec![32, 32, 64, 64],
+        hidden: 192,
+        head: 32,
+        depth: [1, 4],
+        t5: [64, 128, 2],
+        clip: [64, 128, 2],
+        vocabulary: [0, 0],
+        clip_tokens: 32,
+    }
+}
 
 fn main() -> Result<()> {
-    let side = 128;
-    let (cols, rows) = (8, 6);
-    let mut sheet = vec![255u8; cols * rows * side * side * 3];
-    let mut put = |i: usize, p: &Pixels| {
-        let (cx, cy) = (i % cols * side, i / cols * side);
-        for y in 0..side {
-            let at = ((cy + y) * cols * side + cx) * 3;
-            sheet[at..at + side * 3].copy_from_slice(&p.rgb[y * side * 3..(y + 1) * side * 3]);
-        }
-    };
-    let start = std::time::Instant::now();
-    for i in 0..cols * rows {
-        let mut draw = Draw::new(i as u64);
-        if i < 8 {
-            let subject = Subject { kind: Kind::ALL[i], look: Look::draw(&mut draw, false) };
-            put(i, &ReferenceView { subject, seed: i as u64 }.render(side));
-        } else {
-            let mut c = Composition::draw_any(&mut draw);
-            if i < 16 {
-                c.scene = Scene::ALL[i % 6];
-                c.subjects.truncate(1);
-                c.subjects[0].kind = Kind::ALL[i - 8];
-            }
-            println!("{}", caption::of_picture(&c, caption::Detail::Looks, &mut draw));
-            put(i, &c.render(side));
-        }
+    let arguments = Arguments::parse();
+    std::fs::create_dir_all(&arguments.out)?;
+    match &arguments.part {
+        Part::Autoencoder(part) => part.run(&arguments.out, arguments.seed),
     }
-    println!("{:?} per picture", start.elapsed() / (cols * rows) as u32);
-    image::save_buffer(
-        "target/sheet.png",
-        &sheet,
-        (cols * side) as u32,
-        (rows * side) as u32,
-        image::ColorType::Rgb8,
-    )?;
-    Ok(())
 }

@@ -1,3 +1,7 @@
 //! uno-tiny: a small model that is really subject-driven, trained from scratch on pictures of a [`world`] made by rules.
 
+pub mod autoencoder;
+pub mod fresh;
+pub mod names;
+pub mod trainer;
 pub mod world;
