@@ -208,12 +208,16 @@ impl GroupNorm {
 
     /// This norm as `x` needs it, then silu; to be applied to any rows of `x`.
     pub(super) fn then_silu(&self, x: &Tensor<4>, budget: usize) -> Activation {
-        Activation(self.measure(x, budget))
+        #[cfg(feature = "flex")]
+        if budget == usize::MAX && crate::kernels::recorded::is_recorded(x) {
+            return Activation::Recorded(self.weight.val(), self.bias.val());
+        }
+        Activation::Measured(self.measure(x, budget))
     }
 }
 
 /// A group norm whose statistics are known. `[batch, C, 1, 1]` each, weight and bias `[1, C, 1, 1]`.
-struct Normalization {
+pub(super) struct Normalization {
     mean: Tensor<4>,
     deviation: Tensor<4>,
     weight: Tensor<4>,
@@ -227,11 +231,23 @@ impl Normalization {
 }
 
 /// Group norm and silu, for the rows of one picture.
-pub(super) struct Activation(Normalization);
+pub(super) enum Activation {
+    Measured(Normalization),
+    /// Weight and bias, for a whole picture whose gradients are recorded on the CPU.
+    #[cfg(feature = "flex")]
+    Recorded(Tensor<1>, Tensor<1>),
+}
 
 impl Activation {
     /// `[batch, C, any, W]` -> the same.
     fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        silu(self.0.apply(x))
+        match self {
+            Self::Measured(normalization) => silu(normalization.apply(x)),
+            #[cfg(feature = "flex")]
+            Self::Recorded(weight, bias) => {
+                let (weight, bias) = (weight.clone(), bias.clone());
+                crate::kernels::recorded::group_norm::group_norm_silu(x, weight, bias, GROUPS, EPS)
+            }
+        }
     }
 }

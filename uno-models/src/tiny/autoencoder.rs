@@ -13,7 +13,7 @@ pub const SIDE: usize = 128;
 /// Pixels per side of the pieces that are trained on.
 const CROP: usize = 64;
 /// Weight of the divergence of latents from a normal distribution.
-const DIVERGENCE: f64 = 2e-3;
+const DIVERGENCE: f64 = 1e-3;
 
 /// What draws are made for; see [`Draw::stream`].
 mod purpose {

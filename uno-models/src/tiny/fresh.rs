@@ -136,6 +136,9 @@ pub fn autoencoder(sizes: &Sizes, seed: u64) -> Checkpoint {
     middle(&mut f, "encoder", width);
     f.norm("encoder.norm_out", width);
     f.conv("encoder.conv_out", [width, 2 * LATENT], 3, 0.7);
+    // Little noise at first, so that the decoder learns from the latents: log-variances begin near -5.
+    let bias: Vec<f32> = (0..2 * LATENT).map(|i| if i < LATENT { 0.0 } else { -5.0 }).collect();
+    f.put("encoder.conv_out.bias".into(), vec![2 * LATENT], &bias);
     f.conv("decoder.conv_in", [LATENT, last], 3, 1.0);
     middle(&mut f, "decoder", last);
     for (level, &output) in channels.iter().enumerate().rev() {
