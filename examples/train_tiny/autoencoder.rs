@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
+use uno_core::image::Pixels;
+use uno_core::traits::LatentCodec;
 use uno_core::vae::AutoEncoder;
-use uno_core::weights::{LoadOptions, Storage, StorageDtype};
-use uno_models::tiny::autoencoder::{loss, pictures};
-use uno_models::tiny::fresh;
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
+use uno_models::tiny::autoencoder::{loss, normalize, pictures, spread_of_channels};
+use uno_models::tiny::fresh::{self, Sizes};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
 use uno_models::train::learning_rate::{Decay, LearningRate};
+use uno_models::train::named::NamedTensors;
 use uno_models::train::optimizer::AdamWConfig;
 
 #[derive(clap::Args)]
@@ -30,7 +33,7 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let device = Device::flex().autodiff();
-        let first = fresh::autoencoder(&crate::sizes(), seed);
+        let first = fresh::autoencoder(&Sizes::default(), seed);
         let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
         let names = Names::find(&first, |c| Ok(AutoEncoder::load(c, &options)?))?;
         let settings = Settings {
@@ -61,9 +64,38 @@ impl Arguments {
             }
             if (step + 1) % 100 == 0 || step + 1 == self.steps {
                 trainer.save(&state)?;
-                names.write(&out.join("ae.safetensors"), trainer.average(), StorageDtype::F32)?;
             }
         }
-        Ok(())
+        finish(out, &names, trainer.average(), seed)
     }
+}
+
+/// Writes the model's file with normalized latents, and a sheet of pictures with what becomes of them.
+fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Result<()> {
+    let file = out.join("model/ae.safetensors");
+    let options = LoadOptions::new(&Device::flex());
+    let mut weights = names.to_tensors(parameters)?;
+    names.write_tensors(&file, &weights, StorageDtype::F32)?;
+    let joined = |count: usize, seed: u64| -> Result<Tensor<4>> {
+        let pictures = pictures(count, seed);
+        let pictures: Vec<_> =
+            pictures.iter().map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
+        Ok(Tensor::cat(pictures, 0))
+    };
+    let moments = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?.moments(joined(256, seed)?)?;
+    let channels = moments.dims()[1] / 2;
+    let [mean, deviation] = spread_of_channels(moments.narrow(1, 0, channels))?;
+    println!("latents before: means {mean:.2?}, deviations {deviation:.2?}");
+    normalize(&mut weights, &mean, &deviation);
+    names.write_tensors(&file, &weights, StorageDtype::BF16)?;
+    let model = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?;
+    let x = joined(16, seed + 1)?;
+    let y = model.decode(model.encode(x.clone(), None)?)?;
+    let error = (y.clone() - x.clone()).square().mean().into_scalar::<f32>();
+    println!("{}: {:.2} dB on new pictures", file.display(), 10.0 * (4.0 / error).log10());
+    let pictures = [x, y].map(Pixels::from_tensor);
+    let [x, y] = pictures;
+    let (x, y) = (x?, y?);
+    let rows = x.chunks(8).zip(y.chunks(8)).flat_map(|(x, y)| x.iter().chain(y)).cloned();
+    crate::sheet::write(&out.join("autoencoder.png"), &rows.collect::<Vec<_>>(), 8)
 }

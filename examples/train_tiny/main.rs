@@ -1,14 +1,16 @@
-//! cargo run --release --example train_tiny -- autoencoder --out target/tiny
+//! cargo run --release --example train_tiny -- all
 //!
 //! Trains uno-tiny from scratch, part by part; each part goes on where it was stopped.
 
 mod autoencoder;
+mod base;
+mod sheet;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use uno_models::tiny::fresh::Sizes;
+use uno_models::tiny::data::scene;
 
 /// Trains uno-tiny from scratch.
 #[derive(Parser)]
@@ -16,6 +18,9 @@ struct Arguments {
     /// Folder for states and results
     #[arg(long, default_value = "target/tiny", global = true)]
     out: PathBuf,
+    /// Folder with the tokenizers: t5/spiece.model, clip/vocab.json, clip/merges.txt
+    #[arg(long, default_value = "uno-models/assets/uno-tiny", global = true)]
+    tokenizers: PathBuf,
     /// Which random numbers
     #[arg(long, default_value_t = 3407, global = true)]
     seed: u64,
@@ -27,25 +32,25 @@ struct Arguments {
 enum Part {
     /// Trains the autoencoder
     Autoencoder(autoencoder::Arguments),
-}
-
-fn sizes() -> Sizes {
-    Sizes {
-        ae_channels: vec![32, 32, 64, 64],
-        hidden: 192,
-        head: 32,
-        depth: [1, 4],
-        t5: [64, 128, 2],
-        clip: [64, 128, 2],
-        vocabulary: [0, 0],
-        clip_tokens: 32,
-    }
+    /// Trains the transformer and the text encoders
+    Base(base::Arguments),
+    /// Prints captions of the world, for the tokenizers
+    Captions {
+        /// How many
+        #[arg(long, default_value_t = 6000)]
+        count: usize,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    std::fs::create_dir_all(&arguments.out)?;
+    std::fs::create_dir_all(arguments.out.join("model"))?;
     match &arguments.part {
         Part::Autoencoder(part) => part.run(&arguments.out, arguments.seed),
+        Part::Base(part) => part.run(&arguments.out, &arguments.tokenizers, arguments.seed),
+        Part::Captions { count } => {
+            (0..*count).for_each(|i| println!("{}", scene(arguments.seed, i).1));
+            Ok(())
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Training of the autoencoder.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 use uno_core::image::Pixels;
@@ -12,6 +14,9 @@ use crate::error::Result;
 pub const SIDE: usize = 128;
 /// Pixels per side of the pieces that are trained on.
 const CROP: usize = 64;
+/// FLUX's fixed factors (see [`uno_core::vae`]).
+const SCALE_FACTOR: f32 = 0.3611;
+const SHIFT_FACTOR: f32 = 0.1159;
 /// Weight of the divergence of latents from a normal distribution.
 const DIVERGENCE: f64 = 1e-3;
 
@@ -85,4 +90,85 @@ pub fn loss(
         (mean.square() + log_variance.clone().exp() - log_variance).sub_scalar(1.0).mean().mul_scalar(0.5);
     let slopes = distance(slope(&y, 2), slope(&x, 2)) + distance(slope(&y, 3), slope(&x, 3));
     Ok(distance(y, x) + slopes + divergence.mul_scalar(DIVERGENCE))
+}
+
+/// Changes weights so that each latent channel, of the given mean and deviation before, comes out of FLUX's fixed shift and scale
+/// with mean 0 and deviation 1.
+///
+/// The change is undone in the decoder, except at the picture's edge, where the padding's zeros now stand for something else.
+pub fn normalize(weights: &mut BTreeMap<String, Vec<f32>>, mean: &[f32], deviation: &[f32]) {
+    let factors: Vec<f32> = deviation.iter().map(|d| 1.0 / (d.max(1e-6) * SCALE_FACTOR)).collect();
+    let offsets: Vec<f32> =
+        mean.iter().zip(&factors).map(|(mean, factor)| SHIFT_FACTOR - mean * factor).collect();
+    let channels = factors.len();
+    if let Some(weight) = weights.get_mut("encoder.conv_out.weight") {
+        let kernel = weight.len() / (2 * channels);
+        for (rows, factor) in weight.chunks_mut(kernel).zip(&factors) {
+            rows.iter_mut().for_each(|w| *w *= factor);
+        }
+    }
+    if let Some(bias) = weights.get_mut("encoder.conv_out.bias") {
+        for c in 0..channels {
+            bias[c] = bias[c] * factors[c] + offsets[c];
+            bias[channels + c] += 2.0 * factors[c].ln();
+        }
+    }
+    let Some(mut weight) = weights.remove("decoder.conv_in.weight") else { return };
+    if let Some(bias) = weights.get_mut("decoder.conv_in.bias") {
+        let outputs = bias.len();
+        let kernel = weight.len() / (outputs * channels);
+        for (rows, bias) in weight.chunks_mut(channels * kernel).zip(bias.iter_mut()) {
+            for (c, taps) in rows.chunks_mut(kernel).enumerate() {
+                taps.iter_mut().for_each(|w| *w /= factors[c]);
+                *bias -= taps.iter().sum::<f32>() * offsets[c];
+            }
+        }
+    }
+    weights.insert("decoder.conv_in.weight".into(), weight);
+}
+
+/// Mean and deviation of each channel of latents before scaling, `[pictures, C, h, w]`.
+///
+/// # Errors
+///
+/// The device fails.
+pub fn spread_of_channels(latents: Tensor<4>) -> Result<[Vec<f32>; 2]> {
+    let [pictures, channels, h, w] = latents.dims();
+    let rows = latents.swap_dims(0, 1).reshape([channels, pictures * h * w]);
+    let mean = rows.clone().mean_dim(1);
+    let deviation = (rows - mean.clone()).square().mean_dim(1).sqrt();
+    Ok([uno_core::tensor_to_vec(mean)?, uno_core::tensor_to_vec(deviation)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use uno_core::weights::{Checkpoint, LoadOptions, StoredTensor};
+
+    use super::super::fresh::{self, Sizes};
+    use super::*;
+
+    #[test]
+    fn normalized_weights_give_normal_latents_and_the_same_picture_away_from_the_edge() {
+        let sizes = Sizes { ae_channels: vec![32, 32, 32, 32], ..Sizes::default() };
+        let first = fresh::autoencoder(&sizes, 1);
+        let options = LoadOptions::new(&Device::flex());
+        let mut weights = first.tensors().iter().map(|(name, t)| (name.clone(), t.to_f32())).collect();
+        let before = AutoEncoder::load(&first, &options).unwrap();
+        let data = pictures(2, 5);
+        let x = Tensor::cat(data.iter().map(|p| p.to_tensor(&Device::flex()).unwrap()).collect(), 0);
+        let means = |model: &AutoEncoder| model.moments(x.clone()).unwrap().narrow(1, 0, 16);
+        let [mean, deviation] = spread_of_channels(means(&before)).unwrap();
+        normalize(&mut weights, &mean, &deviation);
+        let tensors = first.tensors().iter().map(|(name, t)| {
+            (name.clone(), StoredTensor::from_f32(t.shape().to_vec(), &weights[name]).unwrap())
+        });
+        let after = AutoEncoder::load(&Checkpoint::from_tensors("x", tensors), &options).unwrap();
+        let scaled = means(&after).sub_scalar(SHIFT_FACTOR).mul_scalar(SCALE_FACTOR);
+        let [mean, deviation] = spread_of_channels(scaled).unwrap();
+        assert!(mean.iter().all(|m| m.abs() < 1e-3) && deviation.iter().all(|d| (d - 1.0).abs() < 1e-3));
+        let [a, b] = [&before, &after].map(|model| model.decode_batch(means(model)));
+        // The middle of the attention sees the whole picture; the edge's share in it is small.
+        let centre = |x: Tensor<4>| x.slice([0..2, 0..3, 48..80, 48..80]);
+        assert!((centre(a) - centre(b)).abs().max().into_scalar::<f32>() < 0.2);
+    }
 }

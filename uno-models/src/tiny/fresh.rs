@@ -27,6 +27,22 @@ pub struct Sizes {
     pub clip_tokens: usize,
 }
 
+impl Default for Sizes {
+    /// Those of the model that the programs carry, but for the vocabularies, which are the tokenizers'.
+    fn default() -> Self {
+        Self {
+            ae_channels: vec![32, 32, 64, 64],
+            hidden: 192,
+            head: 32,
+            depth: [1, 4],
+            t5: [64, 128, 2],
+            clip: [64, 128, 2],
+            vocabulary: [0, 0],
+            clip_tokens: 32,
+        }
+    }
+}
+
 /// Channels of a latent, and features of a packed token.
 const LATENT: usize = 16;
 const TOKEN: usize = 64;

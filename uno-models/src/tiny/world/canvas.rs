@@ -6,18 +6,18 @@
 use uno_core::image::Pixels;
 
 /// Red, green and blue in `[0, 1]`.
-pub type Colour = [f32; 3];
+pub(super) type Colour = [f32; 3];
 
 /// A point: x to the right, y down.
-pub type Point = [f32; 2];
+pub(super) type Point = [f32; 2];
 
 /// `a` at 0, `b` at 1.
-pub fn mix(a: Colour, b: Colour, t: f32) -> Colour {
+pub(super) fn mix(a: Colour, b: Colour, t: f32) -> Colour {
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * t)
 }
 
 /// From 0 at `from` to 1 at `to`, smoothly.
-pub fn smooth(from: f32, to: f32, x: f32) -> f32 {
+pub(super) fn smooth(from: f32, to: f32, x: f32) -> f32 {
     let t = ((x - from) / (to - from)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
 }
@@ -25,50 +25,45 @@ pub fn smooth(from: f32, to: f32, x: f32) -> f32 {
 /// Where something is drawn: its centre and half its size in picture sides, its tilt (radians, clockwise) and whether it is
 /// mirrored.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pose {
+pub(super) struct Pose {
     /// Centre, in sides of the picture.
-    pub centre: Point,
+    pub(super) centre: Point,
     /// Half its size, in sides of the picture.
-    pub half: f32,
+    pub(super) half: f32,
     /// Radians, clockwise.
-    pub tilt: f32,
+    pub(super) tilt: f32,
     /// Left and right swapped.
-    pub mirrored: bool,
+    pub(super) mirrored: bool,
 }
 
 impl Pose {
     /// Upright and not mirrored.
-    pub fn upright(centre: Point, half: f32) -> Self {
+    pub(super) fn upright(centre: Point, half: f32) -> Self {
         Self { centre, half, tilt: 0.0, mirrored: false }
     }
 
     /// The whole picture, from -1 to 1.
-    pub fn whole() -> Self {
+    pub(super) fn whole() -> Self {
         Self::upright([0.5, 0.5], 0.5)
     }
 }
 
 /// A square picture in the making.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Canvas {
+pub(super) struct Canvas {
     side: usize,
     pixels: Vec<Colour>,
 }
 
 impl Canvas {
     /// `side` x `side` pixels of one colour.
-    pub fn new(side: usize, colour: Colour) -> Self {
+    pub(super) fn new(side: usize, colour: Colour) -> Self {
         Self { side, pixels: vec![colour; side * side] }
-    }
-
-    /// Pixels per side.
-    pub fn side(&self) -> usize {
-        self.side
     }
 
     /// Paints at `pose` what lies within `reach` of its centre: `paint` says for a point (in the pose's own coordinates, in
     /// which it spans -1 to 1) its distance to the shape's edge, and the colour there.
-    pub fn paint(&mut self, pose: &Pose, reach: f32, paint: impl Fn(Point) -> (f32, Colour)) {
+    pub(super) fn paint(&mut self, pose: &Pose, reach: f32, paint: impl Fn(Point) -> (f32, Colour)) {
         self.blend(pose, reach, |p, pixel| {
             let (distance, colour) = paint(p);
             ((0.5 - distance / pixel).clamp(0.0, 1.0), colour)
@@ -77,7 +72,7 @@ impl Canvas {
 
     /// As [`paint`](Self::paint), with how much of a point is covered in place of a distance. `cover` is also given the size of
     /// a pixel in the pose's own coordinates.
-    pub fn blend(&mut self, pose: &Pose, reach: f32, cover: impl Fn(Point, f32) -> (f32, Colour)) {
+    pub(super) fn blend(&mut self, pose: &Pose, reach: f32, cover: impl Fn(Point, f32) -> (f32, Colour)) {
         let side = self.side as f32;
         let (sin, cos) = pose.tilt.sin_cos();
         let [first_x, last_x, first_y, last_y] = {
@@ -106,7 +101,7 @@ impl Canvas {
     }
 
     /// The picture in 8 bits.
-    pub fn to_pixels(&self) -> Pixels {
+    pub(super) fn to_pixels(&self) -> Pixels {
         let byte = |x: &f32| (x.clamp(0.0, 1.0) * 255.0).round() as u8;
         Pixels { width: self.side, height: self.side, rgb: self.pixels.iter().flatten().map(byte).collect() }
     }
