@@ -53,6 +53,15 @@ impl Conv2d {
         conv2d(x, self.weight.val(), Some(self.bias.val()), ConvOptions::new([stride; 2], padding, [1, 1], 1))
     }
 
+    /// 3x3 of a whole picture, size kept.
+    fn whole(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "flex")]
+        if crate::kernels::recorded::is_recorded(&x) {
+            return crate::kernels::recorded::convolution::same(x, self.weight.val(), self.bias.val());
+        }
+        self.convolve(x, 1, [1, 1])
+    }
+
     /// 1x1. `[batch, in, H, W]` -> `[batch, out, H, W]`
     pub(super) fn pointwise(&self, x: Tensor<4>) -> Tensor<4> {
         self.convolve(x, 1, [0, 0])
@@ -67,7 +76,7 @@ impl Conv2d {
         };
         let strips = Plan::same(self.channels(), height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(activate(x), 1, [1, 1]);
+            return self.whole(activate(x));
         }
         let shape = [batch, self.channels()[1], height, width];
         assemble(shape, &x.device(), strips, |rows| {
@@ -93,7 +102,7 @@ impl Conv2d {
         let [batch, channels, height, width] = x.dims();
         let strips = Plan::same(self.channels(), height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(before.apply(x), 1, [1, 1]) + add(0..height);
+            return self.whole(before.apply(x)) + add(0..height);
         }
         let zeros = Tensor::zeros([batch, channels, 1, width], &x.device());
         // The row above a strip is overwritten before the strip is read: it is kept from before.
@@ -116,7 +125,7 @@ impl Conv2d {
         let [batch, channels, height, width] = x.dims();
         let strips = Plan::doubling(channels, height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(double_size(x), 1, [1, 1]);
+            return self.whole(double_size(x));
         }
         let zeros = Tensor::zeros([batch, channels, 1, 2 * width], &x.device());
         let neighbour = |row: Option<usize>| match row.filter(|row| *row < height) {

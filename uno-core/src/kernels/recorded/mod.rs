@@ -4,6 +4,7 @@
 //! compute the same in more passes over memory.
 
 pub(crate) mod activation;
+pub(crate) mod convolution;
 pub(crate) mod group_norm;
 pub(crate) mod norm;
 pub(crate) mod rope;
@@ -26,8 +27,13 @@ pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && Some(x.device()) == cpu() && x.is_autodiff()
 }
 
-/// A function of up to three tensors, whose result has the shape of the first.
+/// A function of up to three tensors.
 pub(super) trait Function: Debug + Send + Sync {
+    /// The result's shape, from that of the first input: the same, for most.
+    fn shape(&self, shape: &[usize]) -> Vec<usize> {
+        shape.to_vec()
+    }
+
     /// The result's numbers. `shape` is that of the first input.
     fn forward(&self, inputs: [&[f32]; 3], shape: &[usize]) -> Vec<f32>;
 
@@ -98,7 +104,7 @@ impl Recorded for Flex {
     ) -> FloatTensor<Self> {
         let shape = x.shape().to_vec();
         let result = with_numbers([x, second, third], |inputs| function.forward(inputs, &shape));
-        flex(result, &shape)
+        flex(result, &function.shape(&shape))
     }
 }
 
