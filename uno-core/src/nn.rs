@@ -48,7 +48,8 @@ impl Matrix {
     /// The matrix `[in, out]` on `device` in `dtype`.
     pub(crate) fn expand(&self, device: &Device, dtype: FloatDType) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => weight.val(),
+            // Parameters that train stay f32, whatever is computed in.
+            Self::Dense(weight) => weight.val().cast(dtype),
             Self::Stored(stored) => stored.to_tensor::<2>(device, dtype).transpose(),
         }
     }

@@ -23,6 +23,11 @@ impl Ema {
         self.average = next;
     }
 
+    /// The same decay from another average on.
+    pub fn with_average(self, average: NamedTensors) -> Self {
+        Self { average, ..self }
+    }
+
     /// The average.
     pub fn parameters(&self) -> &NamedTensors {
         &self.average

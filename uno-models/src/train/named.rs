@@ -322,7 +322,7 @@ mod tests {
         let gradients = NamedTensors::gradients_of(&line, &loss.backward());
         assert_eq!(loss.into_scalar::<f32>(), 45.0);
         assert_eq!(
-            gradients.get("slope").unwrap().tensor::<2>().unwrap().into_data().to_vec::<f32>().unwrap(),
+            gradients.get("slope").unwrap().tensor::<2>().unwrap().into_data().try_to_vec::<f32>().unwrap(),
             [5.0; 2]
         );
         assert_eq!(gradients.len(), 1);

@@ -146,6 +146,8 @@ pub fn clip_global_norm(gradients: NamedTensors, max_norm: f64) -> Result<(Named
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use burn::tensor::Device;
 
     use super::super::named::Values;
