@@ -14,7 +14,7 @@ use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
 use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::base::{self, Base, Prompt, Scenes, T5_TOKENS, Tokenizers};
 use uno_models::tiny::data::{FEATURES, Latents, scene};
-use uno_models::tiny::fresh::{self, CLIP_HEAD, Sizes};
+use uno_models::tiny::fresh::{self, CLIP_HEAD, Sizes, T5_BUCKETS, T5_HEAD};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
 use uno_models::tiny::world::Draw;
@@ -42,14 +42,15 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(&self, out: &Path, tokenizers: &Path, seed: u64) -> Result<()> {
+    pub fn run(&self, out: &Path, folder: &Path, seed: u64) -> Result<()> {
         let device = Device::flex().autodiff();
         let tokenizers = Tokenizers {
-            t5: T5Tokenizer::from_dir(tokenizers.join("t5"))?,
-            clip: ClipTokenizer::from_dir(tokenizers.join("clip"))?,
+            t5: T5Tokenizer::from_dir(folder.join("t5"))?,
+            clip: ClipTokenizer::from_dir(folder.join("clip"))?,
         };
         let pieces = tokenizers.t5.vocab_size();
         let sizes = Sizes { vocabulary: [pieces, tokenizers.clip.vocab_size()], ..Sizes::default() };
+        write_small(out, folder, &sizes)?;
         let checkpoint = Checkpoint::open(out.join("model/ae.safetensors"))?;
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&Device::flex()))?;
         let scenes = self.scenes(out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
@@ -155,8 +156,24 @@ fn write(
         std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
         names.write(&path, &parameters.below(prefix), StorageDtype::BF16)?;
     }
-    std::fs::write(out.join("model/clip/config.json"), config)?;
-    Ok(())
+    Ok(std::fs::write(out.join("model/clip/config.json"), config)?)
+}
+
+/// Puts the small files beside the weights.
+fn write_small(out: &Path, tokenizers: &Path, sizes: &Sizes) -> Result<()> {
+    for file in ["t5/spiece.model", "clip/vocab.json", "clip/merges.txt"] {
+        let to = out.join("model").join(file);
+        std::fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        std::fs::copy(tokenizers.join(file), to)?;
+    }
+    let [d_model, d_ff, num_layers] = sizes.t5;
+    let t5 = serde_json::json!({
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": d_model, "d_ff": d_ff, "d_kv": T5_HEAD,
+        "num_heads": d_model / T5_HEAD, "num_layers": num_layers, "vocab_size": sizes.vocabulary[0],
+        "n_positions": T5_TOKENS, "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": T5_BUCKETS, "relative_attention_max_distance": 128,
+    });
+    Ok(std::fs::write(out.join("model/t5/config.json"), format!("{t5:#}\n"))?)
 }
 
 /// Prompts whose pictures show how far training is; the last four name looks that are held out.

@@ -5,6 +5,7 @@
 mod autoencoder;
 mod base;
 mod sheet;
+mod uno;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,8 @@ enum Part {
     Autoencoder(autoencoder::Arguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
+    /// Trains UNO's LoRA in two stages
+    Uno(uno::Arguments),
     /// Prints captions of the world, for the tokenizers
     Captions {
         /// How many
@@ -48,6 +51,7 @@ fn main() -> Result<()> {
     match &arguments.part {
         Part::Autoencoder(part) => part.run(&arguments.out, arguments.seed),
         Part::Base(part) => part.run(&arguments.out, &arguments.tokenizers, arguments.seed),
+        Part::Uno(part) => part.run(&arguments.out, arguments.seed),
         Part::Captions { count } => {
             (0..*count).for_each(|i| println!("{}", scene(arguments.seed, i).1));
             Ok(())

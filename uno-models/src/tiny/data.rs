@@ -11,7 +11,7 @@ use uno_core::traits::LatentCodec;
 use uno_core::weights::{Checkpoint, StorageDtype, TensorHeader};
 
 use super::world::caption::{Detail, of_picture};
-use super::world::{Composition, Draw};
+use super::world::{Composition, Draw, ReferenceView, Subject};
 use crate::error::{Error, Result};
 
 /// Features of a packed token.
@@ -104,6 +104,27 @@ impl Latents {
         let square = self.numbers.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
         [mean, square.sqrt()]
     }
+}
+
+/// A sample of UNO's training: what the target shows, the prompt, which names kinds only, and a view of each subject.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// What the target shows.
+    pub composition: Composition,
+    /// The prompt.
+    pub prompt: String,
+    /// References, in the order of the prompt.
+    pub references: Vec<ReferenceView>,
+}
+
+/// Sample `index` with `count` subjects, whose looks are held out or not.
+pub fn pair(seed: u64, index: usize, count: usize, held_out: bool) -> Pair {
+    let mut draw = Draw::stream(seed, 201 + 2 * count as u64 + u64::from(held_out), index as u64);
+    let composition = Composition::draw(&mut draw, count, held_out);
+    let prompt = of_picture(&composition, Detail::KindOnly, &mut draw);
+    let view = |&subject: &Subject| ReferenceView { subject, seed: draw.bits() };
+    let references = composition.subjects.iter().map(view).collect();
+    Pair { composition, prompt, references }
 }
 
 /// The composition and the caption of text-to-image training picture `index`.

@@ -47,8 +47,10 @@ impl Default for Sizes {
 const LATENT: usize = 16;
 const TOKEN: usize = 64;
 const TIME: usize = 256;
-const T5_HEAD: usize = 16;
-const T5_BUCKETS: usize = 32;
+/// Width of a T5 head.
+pub const T5_HEAD: usize = 16;
+/// Buckets of relative positions.
+pub const T5_BUCKETS: usize = 32;
 /// Width of a CLIP head.
 pub const CLIP_HEAD: usize = 16;
 
