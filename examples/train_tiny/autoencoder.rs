@@ -20,13 +20,13 @@ use uno_models::train::optimizer::AdamWConfig;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 6000)]
     steps: u64,
     /// Pieces of 64x64 pixels per step
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 4)]
     batch: usize,
     /// Pictures that pieces are cut from
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 1500)]
     pictures: usize,
 }
 
@@ -49,7 +49,7 @@ impl Arguments {
             println!("goes on after step {}", trainer.steps());
         }
         let data = pictures(self.pictures, seed);
-        let rate = LearningRate { peak: 2e-3, warmup: 50, decay: Decay::Cosine, steps: self.steps };
+        let rate = LearningRate { peak: 1e-3, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let (start, mut sum) = (Instant::now(), 0.0);
         let begun = trainer.steps();
         while trainer.steps() < self.steps {

@@ -31,7 +31,8 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
-        let pictures = out.join("pairs");
+        let folder = std::path::absolute(out)?;
+        let pictures = folder.join("pairs");
         for count in 1..=3 {
             write_pairs(&pictures, seed, count, self.pairs)?;
         }
@@ -50,7 +51,6 @@ impl Arguments {
             (first > 0).then(|| stage("single", &[1], first, REFERENCE[0])),
             (second > 0).then(|| stage("multi", &[2, 3], second, REFERENCE[1])),
         ];
-        let folder = std::path::absolute(out)?;
         let config = serde_json::json!({
             "output": folder.join(&self.name), "seed": seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,
             "model": { "dir": folder.join("model"), "model_type": "flux-dev" },

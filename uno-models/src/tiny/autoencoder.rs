@@ -66,7 +66,7 @@ fn slope(x: &Tensor<4>, dim: usize) -> Tensor<4> {
     x.clone().narrow(dim, 1, length - 1) - x.clone().narrow(dim, 0, length - 1)
 }
 
-/// The loss of one step: absolute differences of pixels and of their slopes, and the divergence of the latents.
+/// The loss of one step: differences of pixels and of their slopes, and the divergence of the latents.
 pub fn loss(
     model: &AutoEncoder,
     data: &[Pixels],
@@ -89,7 +89,9 @@ pub fn loss(
     let divergence =
         (mean.square() + log_variance.clone().exp() - log_variance).sub_scalar(1.0).mean().mul_scalar(0.5);
     let slopes = distance(slope(&y, 2), slope(&x, 2)) + distance(slope(&y, 3), slope(&x, 3));
-    Ok(distance(y, x) + slopes + divergence.mul_scalar(DIVERGENCE))
+    // Absolute differences for sharp edges, squares for the right colours.
+    let squares = (y.clone() - x.clone()).square().mean();
+    Ok(distance(y, x) + squares.mul_scalar(2.0) + slopes.mul_scalar(0.5) + divergence.mul_scalar(DIVERGENCE))
 }
 
 /// Changes weights so that each latent channel, of the given mean and deviation before, comes out of FLUX's fixed shift and scale

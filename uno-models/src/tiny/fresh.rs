@@ -31,10 +31,11 @@ impl Default for Sizes {
     /// Those of the model that the programs carry, but for the vocabularies, which are the tokenizers'.
     fn default() -> Self {
         Self {
-            ae_channels: vec![32, 32, 64, 64],
-            hidden: 192,
+            // Norms have 32 groups: with one channel in each, no channel could say how bright a picture is.
+            ae_channels: vec![64, 64, 64, 64],
+            hidden: 160,
             head: 32,
-            depth: [1, 4],
+            depth: [1, 5],
             t5: [64, 128, 2],
             clip: [64, 128, 2],
             vocabulary: [0, 0],
