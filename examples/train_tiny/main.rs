@@ -4,6 +4,7 @@
 
 mod autoencoder;
 mod base;
+mod evaluate;
 mod sheet;
 mod uno;
 
@@ -37,6 +38,8 @@ enum Part {
     Base(base::Arguments),
     /// Trains UNO's LoRA in two stages
     Uno(uno::Arguments),
+    /// Judges the model on looks that were held out
+    Evaluate(evaluate::Arguments),
     /// Prints captions of the world, for the tokenizers
     Captions {
         /// How many
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         Part::Autoencoder(part) => part.run(&arguments.out, arguments.seed),
         Part::Base(part) => part.run(&arguments.out, &arguments.tokenizers, arguments.seed),
         Part::Uno(part) => part.run(&arguments.out, arguments.seed),
+        Part::Evaluate(part) => part.run(&arguments.out, arguments.seed),
         Part::Captions { count } => {
             (0..*count).for_each(|i| println!("{}", scene(arguments.seed, i).1));
             Ok(())

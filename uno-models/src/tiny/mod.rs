@@ -3,6 +3,7 @@
 pub mod autoencoder;
 pub mod base;
 pub mod data;
+pub mod evaluation;
 pub mod fresh;
 pub mod names;
 pub mod trainer;

@@ -100,6 +100,11 @@ impl Canvas {
         }
     }
 
+    /// The pixels, row by row.
+    pub(super) fn into_colours(self) -> Vec<Colour> {
+        self.pixels
+    }
+
     /// The picture in 8 bits.
     pub(super) fn to_pixels(&self) -> Pixels {
         let byte = |x: &f32| (x.clamp(0.0, 1.0) * 255.0).round() as u8;

@@ -11,6 +11,6 @@ mod shapes;
 mod subject;
 
 pub use draw::Draw;
-pub use picture::{Composition, ReferenceView, Relation};
+pub use picture::{Composition, CutOut, ReferenceView, Relation, cut_out};
 pub use scene::Scene;
 pub use subject::{Hue, Kind, Look, Pattern, Subject};

@@ -129,6 +129,34 @@ impl ReferenceView {
     }
 }
 
+/// A subject without anything around it: colours, and how much of each pixel it covers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CutOut {
+    /// Pixels per side.
+    pub side: usize,
+    /// Red, green and blue in [0, 1] of each pixel, row by row; only where it is covered.
+    pub colours: Vec<[f32; 3]>,
+    /// From 0 to 1.
+    pub covered: Vec<f32>,
+}
+
+/// An upright subject in the middle of `side` x `side` pixels, that reaches `half` pixels from its centre (and parts a little
+/// further).
+pub fn cut_out(subject: Subject, half: f32, mirrored: bool, side: usize) -> CutOut {
+    let pose = Pose { mirrored, ..Pose::upright([0.5, 0.5], half / side as f32) };
+    let on = |ground: f32| {
+        let mut canvas = Canvas::new(side, [ground; 3]);
+        figures::draw(&mut canvas, subject, &pose);
+        canvas.into_colours()
+    };
+    let (black, white) = (on(0.0), on(1.0));
+    // What shows of the ground is what the two differ in.
+    let covered: Vec<f32> =
+        black.iter().zip(&white).map(|(b, w)| (1.0 - (w[0] - b[0])).clamp(0.0, 1.0)).collect();
+    let colours = black.iter().zip(&covered).map(|(b, c)| b.map(|x| x / c.max(1e-3))).collect();
+    CutOut { side, colours, covered }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
