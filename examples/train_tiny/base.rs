@@ -25,7 +25,7 @@ use uno_models::unope::{UnoPe, sequence_ids};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 12_000)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 32)]

@@ -32,6 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
+    /// Does everything, one part after the other; what is done is not done again
+    All,
     /// Trains the autoencoder
     Autoencoder(autoencoder::Arguments),
     /// Trains the transformer and the text encoders
@@ -51,14 +53,26 @@ enum Part {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     std::fs::create_dir_all(arguments.out.join("model"))?;
-    match &arguments.part {
-        Part::Autoencoder(part) => part.run(&arguments.out, arguments.seed),
-        Part::Base(part) => part.run(&arguments.out, &arguments.tokenizers, arguments.seed),
-        Part::Uno(part) => part.run(&arguments.out, arguments.seed),
-        Part::Evaluate(part) => part.run(&arguments.out, arguments.seed),
-        Part::Captions { count } => {
-            (0..*count).for_each(|i| println!("{}", scene(arguments.seed, i).1));
-            Ok(())
+    arguments.run()
+}
+
+impl Arguments {
+    fn run(&self) -> Result<()> {
+        match &self.part {
+            Part::All => ["autoencoder", "base", "uno", "evaluate"].into_iter().try_for_each(|part| {
+                println!("{part}");
+                // With the defaults that the part itself would have.
+                let part = Self::try_parse_from(["train_tiny", part])?.part;
+                Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }.run()
+            }),
+            Part::Autoencoder(part) => part.run(&self.out, self.seed),
+            Part::Base(part) => part.run(&self.out, &self.tokenizers, self.seed),
+            Part::Uno(part) => part.run(&self.out, self.seed),
+            Part::Evaluate(part) => part.run(&self.out, self.seed),
+            Part::Captions { count } => {
+                (0..*count).for_each(|i| println!("{}", scene(self.seed, i).1));
+                Ok(())
+            }
         }
     }
 }

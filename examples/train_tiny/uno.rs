@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 6000)]
     pairs: usize,
     /// Steps of the first and of the second stage
-    #[arg(long, num_args = 2, default_values_t = [4000, 4000])]
+    #[arg(long, num_args = 2, default_values_t = [3000, 3000])]
     steps: Vec<u64>,
     /// How references are placed: d, h, w or o
     #[arg(long, default_value = "d")]
