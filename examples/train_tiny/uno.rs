@@ -16,7 +16,7 @@ pub const REFERENCE: [usize; 2] = [128, 80];
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Pictures of each number of references
-    #[arg(long, default_value_t = 6000)]
+    #[arg(long, default_value_t = 3000)]
     pairs: usize,
     /// Steps of the first and of the second stage
     #[arg(long, num_args = 2, default_values_t = [3000, 3000])]
