@@ -118,7 +118,9 @@ impl Arguments {
             &fingerprint[..8.min(fingerprint.len())]
         );
         let start = Instant::now();
-        let latents = Latents::of(&out.join(file), codec, self.pictures, |i| scene(seed, i).0.render(SIDE))?;
+        let latents = Latents::of(&out.join(file), codec, self.pictures, &Device::flex(), |i| {
+            scene(seed, i).0.render(SIDE)
+        })?;
         println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
         let prompts = (0..latents.len()).map(|i| tokenizers.encode(&scene(seed, i).1, sizes.clip_tokens));
         Ok(Scenes {

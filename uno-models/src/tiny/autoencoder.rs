@@ -142,7 +142,7 @@ pub fn spread_of_channels(latents: Tensor<4>) -> Result<[Vec<f32>; 2]> {
     Ok([uno_core::tensor_to_vec(mean)?, uno_core::tensor_to_vec(deviation)?])
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use uno_core::weights::{Checkpoint, LoadOptions, StoredTensor};
 

@@ -154,3 +154,79 @@ impl Base {
         Ok((self.t5.forward(&prompt.t5)?, self.clip.forward(&prompt.clip)?))
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use std::path::Path;
+
+    use uno_core::weights::Storage;
+
+    use super::super::data::{pair, scene};
+    use super::super::fresh::{self, Sizes};
+    use super::*;
+
+    fn tokenizers() -> Tokenizers {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/uno-tiny");
+        Tokenizers {
+            t5: T5Tokenizer::from_dir(folder.join("t5")).unwrap(),
+            clip: ClipTokenizer::from_dir(folder.join("clip")).unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_caption_fits() {
+        let (tokenizers, sizes) = (tokenizers(), Sizes::default());
+        let captions = (0..400).map(|i| scene(1, i).1).chain((0..100).map(|i| pair(1, i, 3, true).prompt));
+        for caption in captions {
+            let (t5, clip) = (tokenizers.t5.encode(&caption, 64), tokenizers.clip.encode(&caption, 64));
+            assert!(t5.unwrap().len <= T5_TOKENS && clip.unwrap().len <= sizes.clip_tokens, "{caption}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_encoded_alike_alone_and_in_a_batch_and_all_parts_learn() {
+        let tokenizers = tokenizers();
+        let vocabulary = [tokenizers.t5.vocab_size(), tokenizers.clip.vocab_size()];
+        let sizes = Sizes {
+            hidden: 32,
+            depth: [1, 1],
+            t5: [32, 32, 1],
+            clip: [32, 32, 1],
+            vocabulary,
+            ..Sizes::default()
+        };
+        let config = br#"{"num_attention_heads": 2}"#;
+        let device = Device::flex().autodiff();
+        let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
+        let [flux, t5, clip] = [fresh::flux(&sizes, 1), fresh::t5(&sizes, 2), fresh::clip(&sizes, 3)];
+        let model = Base::load(&flux, &t5, &clip, config, &options).unwrap();
+        let prompts =
+            ["a red mug on a beach", "a bird"].map(|p| tokenizers.encode(p, sizes.clip_tokens).unwrap());
+        let batch = model.t5.forward_batch(&prompts.each_ref().map(|p| &p.t5[..])).unwrap();
+        let pooled = model.clip.forward_batch(&prompts.each_ref().map(|p| &p.clip[..])).unwrap();
+        for (i, prompt) in prompts.iter().enumerate() {
+            let (txt, vec) = model.encode(prompt).unwrap();
+            assert!((batch.clone().narrow(0, i, 1) - txt).abs().max().into_scalar::<f32>() < 1e-4);
+            assert!((pooled.clone().narrow(0, i, 1) - vec).abs().max().into_scalar::<f32>() < 1e-4);
+        }
+        assert!(model.t5.forward_batch(&[&[1, 2], &[1]]).is_err(), "lengths that differ");
+
+        // The last layer begins at zero; nothing learns before it has moved.
+        let latents = Latents::of_numbers(4, (0..2 * 4 * FEATURES).map(|i| (i as f32).sin()).collect());
+        let scenes = Scenes { latents, empty: prompts[1].clone(), prompts: prompts.to_vec(), grid: 2 };
+        let settings = super::super::trainer::Settings {
+            optimizer: crate::train::optimizer::AdamWConfig::default(),
+            max_norm: 1.0,
+            ema_decay: 0.9,
+        };
+        let mut trainer = super::super::trainer::Trainer::new(model, settings);
+        let before = trainer.parameters().clone();
+        for step in 0..4 {
+            trainer.step(1e-3, |model| loss(model, &scenes, 3, 1, step, &device)).unwrap();
+        }
+        for name in ["flux.img_in.weight", "t5.embedding", "clip.token_embedding"] {
+            let [a, b] = [&before, trainer.parameters()].map(|p| p.get(name).unwrap().data());
+            assert!((a - b).abs().max().into_scalar::<f32>() > 1e-4, "{name}");
+        }
+    }
+}

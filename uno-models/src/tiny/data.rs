@@ -31,7 +31,7 @@ const CHUNK: usize = 64;
 const NAME: &str = "latents";
 
 impl Latents {
-    /// Encodes the pictures `0..count` of `render`, or reads what an earlier run left in `path`.
+    /// Encodes the pictures `0..count` of `render` on `device`, or reads what an earlier run left in `path`.
     ///
     /// # Errors
     ///
@@ -40,6 +40,7 @@ impl Latents {
         path: &Path,
         codec: &dyn LatentCodec,
         count: usize,
+        device: &Device,
         render: impl Fn(usize) -> Pixels + Sync,
     ) -> Result<Self> {
         if path.exists() {
@@ -50,7 +51,7 @@ impl Latents {
             let range = first..(first + CHUNK).min(count);
             let pictures: Vec<Pixels> = range.into_par_iter().map(&render).collect();
             for picture in pictures {
-                let packed = pack(codec.encode(picture.to_tensor(&Device::flex())?, None)?)?;
+                let packed = pack(codec.encode(picture.to_tensor(device)?, None)?)?;
                 tokens = packed.dims()[1];
                 numbers.extend(uno_core::tensor_to_vec(packed)?);
             }
@@ -74,6 +75,11 @@ impl Latents {
             checkpoint.tensors().get(NAME).filter(|t| t.shape().len() == 3 && t.shape()[2] == FEATURES);
         let stored = stored.ok_or_else(|| Error::format(path, "holds no latents [pictures, tokens, 64]"))?;
         Ok(Self { tokens: stored.shape()[1], numbers: stored.to_f32() })
+    }
+
+    /// Latents that are at hand, of `tokens` tokens each.
+    pub fn of_numbers(tokens: usize, numbers: Vec<f32>) -> Self {
+        Self { tokens, numbers }
     }
 
     /// How many pictures there are.

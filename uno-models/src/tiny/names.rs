@@ -127,3 +127,43 @@ impl Names {
 fn missing(path: &Path, name: &str) -> Error {
     Error::format(path, format!("tensor {name} is no parameter of the module that is trained"))
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Device;
+    use uno_core::flux::Flux;
+    use uno_core::weights::{LoadOptions, Storage};
+
+    use super::super::fresh::{self, Sizes};
+    use super::*;
+
+    #[test]
+    fn a_transformer_is_written_as_it_was_read_square_matrices_too() {
+        let sizes =
+            Sizes { hidden: 32, depth: [1, 1], t5: [16, 16, 1], clip: [16, 16, 1], ..Sizes::default() };
+        let first = fresh::flux(&sizes, 3);
+        let options = LoadOptions::new(&Device::flex().autodiff()).with_storage(Storage::Expanded);
+        let load = |c: &Checkpoint| Ok(Flux::load(c, &options)?);
+        let names = Names::find(&first, load).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flux.safetensors");
+        let parameters = NamedTensors::of_module(&load(&first).unwrap());
+        names.write(&path, &parameters, StorageDtype::F32).unwrap();
+        let read = Checkpoint::open(&path).unwrap();
+        assert_eq!(read.tensors().len(), first.tensors().len());
+        for (name, tensor) in first.tensors() {
+            assert_eq!(read.tensors()[name].to_f32(), tensor.to_f32(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_no_parameter_was_made_of_is_named() {
+        let sizes =
+            Sizes { hidden: 32, depth: [1, 0], t5: [16, 16, 1], clip: [16, 16, 1], ..Sizes::default() };
+        let first = fresh::flux(&sizes, 3);
+        // As stored, matrices are no parameters.
+        let options = LoadOptions::new(&Device::flex().autodiff());
+        let error = Names::find(&first, |c| Ok(Flux::load(c, &options)?)).unwrap_err().to_string();
+        assert!(error.contains("is no parameter"), "{error}");
+    }
+}

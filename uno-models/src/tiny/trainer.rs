@@ -104,7 +104,9 @@ impl<M: Module> Trainer<M> {
         let mut state = self.optimizer.state();
         state.add(self.parameters.prefixed(PARTS[0]));
         state.add(self.average().prefixed(PARTS[1]));
-        let device = Device::flex();
+        let device =
+            self.parameters.iter().next().map(|(_, values)| values.data().device()).unwrap_or_default();
+        // Exact up to 2^24 steps.
         state.insert(STEPS, Values::new(Tensor::<1>::from_floats([self.steps() as f32], &device)));
         state.write(path, StorageDtype::F32, &BTreeMap::new())
     }
@@ -113,14 +115,15 @@ impl<M: Module> Trainer<M> {
     ///
     /// # Errors
     ///
-    /// A file of another module.
+    /// A file of another module, or one that is damaged.
     pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
         let state = NamedTensors::read(&Checkpoint::open(path)?, device);
         let [parameters, average] = PARTS.map(|part| state.below(part));
         parameters.check_like(&self.parameters, path)?;
         average.check_like(&self.parameters, path)?;
         let steps = state.get(STEPS).map(|steps| uno_core::tensor_to_vec(steps.data())).transpose()?;
-        let steps = steps.and_then(|steps| steps.first().copied()).unwrap_or(0.0);
+        let steps = steps.and_then(|steps| steps.first().copied());
+        let steps = steps.ok_or_else(|| Error::format(path, "does not say how many steps were done"))?;
         let mut moments = NamedTensors::default();
         for prefix in ["exp_avg.", "exp_avg_sq."] {
             moments.add(state.below(prefix).prefixed(prefix));
@@ -129,5 +132,67 @@ impl<M: Module> Trainer<M> {
         self.module = self.module.take().map(|module| parameters.into_module(module));
         (self.parameters, self.ema) = (parameters, Ema::new(self.settings.ema_decay, average));
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::module::Param;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Line {
+        slope: Param<Tensor<1>>,
+    }
+
+    fn trainer() -> Trainer<Line> {
+        let start = Tensor::from_floats([5.0, -3.0, 0.5], &Device::flex().autodiff());
+        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        Trainer::new(Line { slope: Param::from_tensor(start) }, settings)
+    }
+
+    fn steps(trainer: &mut Trainer<Line>, count: usize) -> f64 {
+        let one = |trainer: &mut Trainer<Line>| {
+            trainer.step(0.1, |line| Ok((line.slope.val() - 1.0).square().sum())).unwrap().loss
+        };
+        (0..count).map(|_| one(trainer)).last().unwrap()
+    }
+
+    #[test]
+    fn a_run_that_is_resumed_ends_with_the_same_bits_as_one_that_was_not_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let mut whole = trainer();
+        let first = steps(&mut whole, 1);
+        assert!(steps(&mut whole, 29) < 0.2 * first);
+        let mut begun = trainer();
+        steps(&mut begun, 13);
+        begun.save(&path).unwrap();
+        let mut resumed = trainer();
+        resumed.restore(&path, &Device::flex()).unwrap();
+        assert_eq!(resumed.steps(), 13);
+        steps(&mut resumed, 17);
+        for (a, b) in [(whole.parameters(), resumed.parameters()), (whole.average(), resumed.average())] {
+            assert_eq!(
+                a.get("slope").unwrap().data().into_data(),
+                b.get("slope").unwrap().data().into_data()
+            );
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_module_is_refused_and_a_loss_that_is_no_number_stops_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let other = Tensor::from_floats([1.0; 4], &Device::flex().autodiff());
+        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        Trainer::new(Line { slope: Param::from_tensor(other) }, settings).save(&path).unwrap();
+        let mut trainer = trainer();
+        let error = trainer.restore(&path, &Device::flex()).unwrap_err().to_string();
+        assert!(error.contains("wanted [3]"), "{error}");
+        assert!(trainer.step(0.1, |line| Ok((line.slope.val() * f32::NAN).sum())).is_err());
+        // The state is unchanged, but the run has ended.
+        assert!(trainer.step(0.1, |line| Ok(line.slope.val().sum())).is_err());
     }
 }
