@@ -279,6 +279,11 @@ impl Linear {
 /// `[batch, tokens, in]` times `[in, out]`, each sample by itself.
 fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, _] = x.dims();
+    // Gradients are sums over all rows: one product then, not one per sample whose sum would be formed after.
+    if batch > 1 && weight.is_autodiff() {
+        let ([_, _, input], [_, output]) = (x.dims(), weight.dims());
+        return x.reshape([batch * tokens, input]).matmul(weight).reshape([batch, tokens, output]);
+    }
     let weight: Tensor<3> = weight.unsqueeze();
     // burn folds a batch of single rows into one matrix, whose kernel adds in another order than the one for a single row.
     if batch > 1 && tokens == 1 {
@@ -325,6 +330,10 @@ impl RmsNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if is_ours(&x) && is_ours(&self.scale.val()) {
             return kernels::norm::rms_norm(x, self.scale.val(), self.eps);
+        }
+        #[cfg(feature = "flex")]
+        if kernels::recorded::is_recorded(&x) {
+            return kernels::recorded::norm::rms_norm(x, self.scale.val(), self.eps);
         }
         let normed = in_f32(x, |x| {
             let mean_square = x.clone().square().mean_dim(D - 1);

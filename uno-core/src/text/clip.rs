@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::activation::gelu;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -297,10 +297,38 @@ impl ClipTextEncoder {
         let x = self.token_embedding.forward(ids, &self.device, self.dtype)?;
         let x = x + self.position_embedding.val().narrow(0, 0, ids.len()).unsqueeze();
         let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
-        let highest = ids.iter().max();
-        let end = ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
-        Ok(self.final_layer_norm.forward(x).narrow(1, end, 1).squeeze_dim(1))
+        Ok(self.final_layer_norm.forward(x).narrow(1, end_of(ids), 1).squeeze_dim(1))
     }
+
+    /// As [`forward`](Self::forward) for several prompts of the same length at once, for training: token ids `[batch]` of
+    /// `[tokens]` -> `[batch, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, lengths that differ, more than there are positions, or an id beyond the vocabulary.
+    pub fn forward_batch(&self, ids: &[&[u32]]) -> Result<Tensor<2>> {
+        let (flat, tokens) = super::t5::joined(ids)?;
+        let positions = self.config.max_position_embeddings;
+        if tokens > positions {
+            return Err(Error::invalid("CLIP token ids", tokens, format!("at most {positions}")));
+        }
+        let (batch, width) = (ids.len(), self.config.hidden_size);
+        let x = self.token_embedding.forward(&flat, &self.device, self.dtype)?;
+        let x = x.reshape([batch, tokens, width]);
+        let x = x + self.position_embedding.val().narrow(0, 0, tokens).unsqueeze();
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
+        let ends: Vec<i64> =
+            ids.iter().enumerate().map(|(i, ids)| (i * tokens + end_of(ids)) as i64).collect();
+        let ends = Tensor::from_data(TensorData::new(ends, [batch]), &self.device);
+        let ended = x.reshape([batch * tokens, width]).select(0, ends);
+        Ok(self.final_layer_norm.forward(ended.unsqueeze_dim(1)).squeeze_dim(1))
+    }
+}
+
+/// The first position of the highest id, which is the end token's.
+fn end_of(ids: &[u32]) -> usize {
+    let highest = ids.iter().max();
+    ids.iter().position(|id| Some(id) == highest).unwrap_or(0)
 }
 
 #[cfg(test)]
