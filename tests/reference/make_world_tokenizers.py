@@ -14,6 +14,8 @@ import pathlib
 from tiny_text import clip_bpe, sentences, spiece_model
 
 T5_VOCAB, CLIP_MERGES = 480, 400
+# Frequent short words, which the training of unigram models leaves in pieces.
+WORDS = ["and", "photo", "of", "plain", "city", "night", "at", "the", "to"]
 
 
 def main():
@@ -26,7 +28,7 @@ def main():
     corpus = captions + sentences(3407, len(captions) // 4)
     for folder in ("t5", "clip"):
         (args.out / folder).mkdir(parents=True, exist_ok=True)
-    (args.out / "t5" / "spiece.model").write_bytes(spiece_model(corpus, T5_VOCAB))
+    (args.out / "t5" / "spiece.model").write_bytes(spiece_model(corpus, T5_VOCAB, WORDS))
     vocab, merges = clip_bpe(corpus, CLIP_MERGES)
     clip = args.out / "clip"
     (clip / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

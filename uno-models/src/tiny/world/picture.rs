@@ -84,7 +84,7 @@ impl Composition {
     /// Where each subject stands.
     fn poses(&self, draw: &mut Draw) -> Vec<Pose> {
         let mut place = |x: f32, ground: f32, half: f32| {
-            let x = x + draw.between(-0.04, 0.04);
+            let x = x + draw.between(-0.03, 0.03);
             let (ground, half) = (ground + draw.between(-0.03, 0.03), half * draw.between(0.92, 1.08));
             let mirrored = draw.chance(0.5);
             Pose { mirrored, ..Pose::upright([x, ground - half], half) }
@@ -101,7 +101,7 @@ impl Composition {
                     [under.centre[0] + 0.02, under.centre[1] - 0.93 * under.half - 0.95 * over.half];
                 vec![over, under]
             }
-            _ => [0.18, 0.5, 0.82].map(|x| place(x, 0.87, 0.155)).to_vec(),
+            _ => [0.2, 0.5, 0.8].map(|x| place(x, 0.87, 0.15)).to_vec(),
         }
     }
 }
