@@ -219,9 +219,9 @@ impl GroupNorm {
     pub(super) fn then_silu(&self, x: &Tensor<4>, budget: usize) -> Activation {
         #[cfg(feature = "flex")]
         if budget == usize::MAX && crate::kernels::recorded::is_recorded(x) {
-            return Activation::Recorded(self.weight.val(), self.bias.val());
+            return Activation::Recorded(Box::new([self.weight.val(), self.bias.val()]));
         }
-        Activation::Measured(self.measure(x, budget))
+        Activation::Measured(Box::new(self.measure(x, budget)))
     }
 }
 
@@ -241,10 +241,10 @@ impl Normalization {
 
 /// Group norm and silu, for the rows of one picture.
 pub(super) enum Activation {
-    Measured(Normalization),
+    Measured(Box<Normalization>),
     /// Weight and bias, for a whole picture whose gradients are recorded on the CPU.
     #[cfg(feature = "flex")]
-    Recorded(Tensor<1>, Tensor<1>),
+    Recorded(Box<[Tensor<1>; 2]>),
 }
 
 impl Activation {
@@ -253,8 +253,8 @@ impl Activation {
         match self {
             Self::Measured(normalization) => silu(normalization.apply(x)),
             #[cfg(feature = "flex")]
-            Self::Recorded(weight, bias) => {
-                let (weight, bias) = (weight.clone(), bias.clone());
+            Self::Recorded(parameters) => {
+                let [weight, bias] = (**parameters).clone();
                 crate::kernels::recorded::group_norm::group_norm_silu(x, weight, bias, GROUPS, EPS)
             }
         }

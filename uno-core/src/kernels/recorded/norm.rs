@@ -216,7 +216,7 @@ mod tests {
         let (x, scale) = (random([2, 3, 300, 8]), random([8]));
         agree(
             &x,
-            &[scale.clone()],
+            std::slice::from_ref(&scale),
             |x| super::rms_norm(x, scale.clone(), 1e-6),
             |x| {
                 let mean_square = x.clone().square().mean_dim(3);
