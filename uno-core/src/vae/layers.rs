@@ -221,7 +221,7 @@ impl GroupNorm {
         if budget == usize::MAX && crate::kernels::recorded::is_recorded(x) {
             return Activation::Recorded(self.weight.val(), self.bias.val());
         }
-        Activation::Measured(self.measure(x, budget))
+        Activation::Measured(Box::new(self.measure(x, budget)))
     }
 }
 
@@ -241,7 +241,7 @@ impl Normalization {
 
 /// Group norm and silu, for the rows of one picture.
 pub(super) enum Activation {
-    Measured(Normalization),
+    Measured(Box<Normalization>),
     /// Weight and bias, for a whole picture whose gradients are recorded on the CPU.
     #[cfg(feature = "flex")]
     Recorded(Tensor<1>, Tensor<1>),

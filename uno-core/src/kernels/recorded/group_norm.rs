@@ -122,14 +122,13 @@ impl Function for GroupNormSilu {
             }
             (by_weight, by_bias)
         });
-        let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
-        // Groups of one sample after another: joined they are a sample's channels.
-        let joined = |part: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>| {
-            let samples =
-                parts.chunks(self.groups).map(|groups| groups.iter().flat_map(part).copied().collect());
-            sum_of(samples.collect(), channels * self.groups)
+        let (by_weight, by_bias): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.unzip();
+        // The groups of one sample joined are its channels.
+        let joined = |parts: Vec<Vec<f32>>| {
+            let samples = parts.chunks(self.groups).map(|groups| groups.concat()).collect();
+            sum_of(samples, channels * self.groups)
         };
-        let (by_weight, by_bias) = (joined(|part| &part.0), joined(|part| &part.1));
+        let (by_weight, by_bias) = (joined(by_weight), joined(by_bias));
         [out, by_weight, by_bias]
     }
 }
