@@ -122,11 +122,11 @@ impl Function for GroupNormSilu {
             }
             (by_weight, by_bias)
         });
-        let (by_weight, by_bias): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.collect();
-        // Groups of one sample after another: joined they are a sample's channels.
+        let (by_weight, by_bias): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.unzip();
+        // The groups of one sample joined are its channels.
         let joined = |parts: Vec<Vec<f32>>| {
-            let samples = parts.chunks(self.groups).map(|groups| groups.concat());
-            sum_of(samples.collect(), channels * self.groups)
+            let samples = parts.chunks(self.groups).map(|groups| groups.concat()).collect();
+            sum_of(samples, channels * self.groups)
         };
         let (by_weight, by_bias) = (joined(by_weight), joined(by_bias));
         [out, by_weight, by_bias]
