@@ -135,7 +135,8 @@ impl<M: Module> Trainer<M> {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use burn::module::Param;
 

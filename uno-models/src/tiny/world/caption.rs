@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn captions_name_looks_only_where_they_are_asked_for() {
-        let subjects = vec![
+        let subjects = [
             subject(Kind::Mug, Hue::Orange, Pattern::Dots),
             subject(Kind::Ball, Hue::Black, Pattern::Plain),
             subject(Kind::Car, Hue::Red, Pattern::Checks),
