@@ -9,7 +9,7 @@ use uno_core::image::Pixels;
 use uno_core::traits::LatentCodec;
 use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
-use uno_models::tiny::autoencoder::{loss, normalize, pictures, spread_of_channels};
+use uno_models::tiny::autoencoder::{SIDE, loss, normalize, pictures, spread_of_channels};
 use uno_models::tiny::fresh::{self, Sizes};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
@@ -20,7 +20,7 @@ use uno_models::train::optimizer::AdamWConfig;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 10_000)]
     steps: u64,
     /// Pieces of 64x64 pixels per step
     #[arg(long, default_value_t = 4)]
@@ -77,9 +77,9 @@ fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Re
     let mut weights = names.to_tensors(parameters)?;
     names.write_tensors(&file, &weights, StorageDtype::F32)?;
     let joined = |count: usize, seed: u64| -> Result<Tensor<4>> {
-        let pictures = pictures(count, seed);
-        let pictures: Vec<_> =
-            pictures.iter().map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
+        let pictures = pictures(2 * count, seed);
+        let whole = pictures.iter().filter(|p| p.width == SIDE).take(count);
+        let pictures: Vec<_> = whole.map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
         Ok(Tensor::cat(pictures, 0))
     };
     let moments = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?.moments(joined(256, seed)?)?;

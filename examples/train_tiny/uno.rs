@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use uno_core::image::Pixels;
-use uno_models::tiny::autoencoder::SIDE;
+use uno_models::tiny::autoencoder::{SIDE, SMALL};
 use uno_models::tiny::data::pair;
 use uno_models::train::{Start, TrainConfig, TrainEvent, TrainObserver, open_model, train};
 
-/// Pixels per side of a single reference, and of one of several: as far from the target's as UNO's 512 and 320.
-pub const REFERENCE: [usize; 2] = [128, 80];
+/// Pixels per side of a single reference, and of one of several.
+pub const REFERENCE: [usize; 2] = [SIDE, SMALL];
 
 #[derive(clap::Args)]
 pub struct Arguments {

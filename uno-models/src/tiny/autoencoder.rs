@@ -12,6 +12,8 @@ use crate::error::Result;
 
 /// Pixels per side of a picture.
 pub const SIDE: usize = 128;
+/// Pixels per side of a reference that is one of several: as far from [`SIDE`] as UNO's 320 from 512.
+pub const SMALL: usize = 80;
 /// Pixels per side of the pieces that are trained on.
 const CROP: usize = 64;
 /// FLUX's fixed factors (see [`uno_core::vae`]).
@@ -26,12 +28,14 @@ mod purpose {
     pub(super) const CROP: u64 = 101;
 }
 
-/// Pictures to train on, rendered beforehand: three of four are compositions, the others reference views.
+/// Pictures to train on, rendered beforehand: three of four are compositions, the others reference views, half of them in the size
+/// of one of several.
 pub fn pictures(count: usize, seed: u64) -> Vec<Pixels> {
     let picture = |i: usize| {
         let mut draw = Draw::stream(seed, purpose::PICTURE, i as u64);
         if i % 4 == 3 {
-            ReferenceView { subject: Subject::draw(&mut draw, false), seed: draw.bits() }.render(SIDE)
+            let view = ReferenceView { subject: Subject::draw(&mut draw, false), seed: draw.bits() };
+            view.render(if i % 8 == 3 { SIDE } else { SMALL })
         } else {
             Composition::draw_any(&mut draw).render(SIDE)
         }
