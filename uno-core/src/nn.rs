@@ -197,7 +197,10 @@ impl Linear {
             return tensor(y, shape);
         }
         let branches = (!self.lora.is_empty()).then(|| x.clone());
-        let mut y = self.weight.multiply(x);
+        let mut y = match &self.weight {
+            Matrix::Dense(weight) if weight.val().is_autodiff() => all_rows_times(x, weight.val()),
+            weight => weight.multiply(x),
+        };
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
@@ -279,11 +282,6 @@ impl Linear {
 /// `[batch, tokens, in]` times `[in, out]`, each sample by itself.
 fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, _] = x.dims();
-    // Gradients are sums over all rows: one product then, not one per sample whose sum would be formed after.
-    if batch > 1 && weight.is_autodiff() {
-        let ([_, _, input], [_, output]) = (x.dims(), weight.dims());
-        return x.reshape([batch * tokens, input]).matmul(weight).reshape([batch, tokens, output]);
-    }
     let weight: Tensor<3> = weight.unsqueeze();
     // burn folds a batch of single rows into one matrix, whose kernel adds in another order than the one for a single row.
     if batch > 1 && tokens == 1 {
@@ -291,6 +289,13 @@ fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
         return Tensor::cat(rows.collect(), 0);
     }
     x.matmul(weight)
+}
+
+/// The same for a weight that trains: its gradient is a sum over all rows, so that one product is formed for all samples, and not
+/// one for each whose sum would be formed after.
+fn all_rows_times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let ([batch, tokens, input], [_, output]) = (x.dims(), weight.dims());
+    x.reshape([batch * tokens, input]).matmul(weight).reshape([batch, tokens, output])
 }
 
 /// The float format of a tensor.
