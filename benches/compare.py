@@ -47,8 +47,12 @@ def main():
         "cases": {},
     }
     earlier = folder / "results.json"
-    if args.only and earlier.exists():
-        results["cases"] = json.loads(earlier.read_text())["cases"]
+    written = ROOT / "benches/results.json"
+    kept = next((file for file in (earlier, written) if file.exists()), None)
+    if args.only and kept is not None:
+        before = json.loads(kept.read_text())
+        commit = before["machine"]["versions"]["commit"]
+        results["cases"] = {name: {"commit": commit} | case for name, case in before["cases"].items()}
     for case in cases.all_cases(commands, args.quick):
         if not args.only or any(case.name.startswith(name) for name in args.only):
             print(f"{case.title} ...", file=sys.stderr, flush=True)
@@ -62,7 +66,7 @@ def main():
     text = report.markdown(results)
     print(text)
     if args.write:
-        (ROOT / "benches/results.json").write_text(json.dumps(results, indent=1) + "\n")
+        written.write_text(json.dumps(results, indent=1) + "\n")
         report.put_between_markers(ROOT / "docs/performance.md", text)
         report.plot(results, ROOT / "docs/images/performance.png")
 

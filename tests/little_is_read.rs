@@ -180,7 +180,8 @@ fn sound_files_of_tens_of_gigabytes_are_opened_and_planned_for_with_little_memor
     let plan = within(64 * MIB, "planning for 8 GiB", || {
         Plan::make(&source, &options, &geometry, Budget::Bytes(8 * GIB)).unwrap()
     });
-    assert!(plan.streamed_bytes > 10 * GIB, "{plan}");
+    // Without the 6 GiB of modulations, which are read once.
+    assert!(plan.streamed_bytes > 8 * GIB && plan.streamed_bytes < 10 * GIB, "{plan}");
     // Half of a model: what is missing is told before anything is loaded.
     let half = hollow_safetensors(folder.path(), "half.safetensors", &flux("BF16")[20..]);
     let half = within(OPENING, "opening a part", || Checkpoint::open(&half).unwrap());

@@ -137,8 +137,8 @@ fn a_plan_keeps_to_its_budget_and_refuses_what_cannot_fit() {
     for budget in [2, 4, 6, 8, 16, 24] {
         let plan = make(Budget::Bytes(budget * GIB)).unwrap();
         assert!(plan.peak() <= budget * GIB && plan.stream_text_encoders, "{plan}");
-        // What may be used is used.
-        assert!(plan.peak() >= (budget * GIB / 10 * 9).min(all.peak()), "{plan}");
+        // What may be used is used, until nothing is left to be read at every step.
+        assert!(plan.peak() >= budget * GIB / 10 * 9 || plan.streamed_bytes == 0, "{plan}");
         for words in ["streamed from disk at each prompt", "expected peak", "s per step", "BF16"] {
             assert!(plan.to_string().contains(words), "{words}: {plan}");
         }

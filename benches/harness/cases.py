@@ -81,6 +81,7 @@ def dit_step(c, quick):
     ]
     for storage in ("bf16", "q8_0", "e4m3"):
         sides.append(c.ours(name, "dit_step", *dit_files(c.folder, storage), *sizes, side=f"ours-{storage}"))
+    sides.append(c.ours(name, "dit_step", *dit_files(c.folder, "q8_0"), "--int8", *sizes, side="ours-int8"))
     return Case(name, f"DiT step, {TEXT} text + {side} latent + {side} reference tokens", sides, 2 if quick else 5)
 
 

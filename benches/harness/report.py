@@ -29,8 +29,18 @@ def about(machine, results):
         f"{results['date']}, commit {v['commit']}. {machine['cpu']} (family and model "
         f"{'/'.join(x or '?' for x in machine['cpu_family_model'])}; {sets}), {machine['cores']} cores, "
         f"{machine['memory_gib']} GiB, {machine['system']}; {machine['threads']} threads, f32. rustc {v['rustc']}; "
-        f"Python {v['python']}, {packages}."
+        f"Python {v['python']}, {packages}.{earlier(results['cases'])}"
     )
+
+
+def earlier(cases):
+    """Which cases were measured with an earlier state of the project."""
+    titles = {}
+    for case in cases.values():
+        if case.get("commit"):
+            titles.setdefault(case["commit"], []).append(case["title"])
+    notes = (f" Measured at commit {commit}: {'; '.join(names)}." for commit, names in titles.items())
+    return "".join(notes)
 
 
 def milliseconds(result):
@@ -77,7 +87,7 @@ def side_by_side(cases):
 
 def storages(case):
     lines = [
-        f"{case['title']}, ours against ours: how weights wait.",
+        f"{case['title']}, ours against ours: how weights wait, and how they multiply.",
         "",
         "| weights | time | time / time with f32 | difference of the result |",
         "|---|---|---|---|",
@@ -85,6 +95,7 @@ def storages(case):
     ours = case["sides"]["ours"]
     names = {
         "ours": "f32", "ours-bf16": "bf16", "ours-q8_0": "Q8_0", "ours-e4m3": "e4m3", "ours-merged": "f32, LoRA merged",
+        "ours-int8": "Q8_0, products in 8-bit integers (`--int8`)",
     }  # fmt: skip
     for name, title in names.items():
         if name in case["sides"]:
@@ -166,7 +177,7 @@ def plot(results, path):
             axis.loglog(sizes, seconds, marker=marker, label=f"{name}: ~ n^{power:.2f}")
         axis.set_xlabel(label)
         axis.set_ylabel("seconds" if kind == "steps" else "seconds per step")
-        axis.set_xticks(sizes, [str(size) for size in sizes])
+        axis.set_xticks(sizes, [str(size) for size in sizes], rotation=45, ha="right")
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
         axis.legend()

@@ -57,13 +57,14 @@ def sentences(seed, count=4000):
 # Tokenizers
 
 
-def spiece_model(corpus, size):
-    """A SentencePiece unigram model with T5's settings."""
+def spiece_model(corpus, size, words=()):
+    """A SentencePiece unigram model with T5's settings, in which `words` are one piece each."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus), model_writer=model, model_type="unigram", vocab_size=size,
         normalization_rule_name="nmt_nfkc", add_dummy_prefix=True, character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2,
         bos_id=-1, required_chars=REQUIRED, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>", num_threads=1, minloglevel=2,
+        user_defined_symbols=[f"\u2581{word}" for word in words],
     )  # fmt: skip
     return model.getvalue()
 

@@ -102,6 +102,21 @@ const PROCESSORS: [(&str, &str, Option<Rows>); 6] = [
     ("single_blocks.{}.processor.proj_lora", "single_blocks.{}.linear2", None),
 ];
 
+/// The layers that UNO's LoRA adapts, each with the beginning of its keys in UNO's files (`double_blocks.0.processor.qkv_lora1`;
+/// `.down.weight` and `.up.weight` follow), for a transformer with so many double and single blocks.
+pub fn uno_layers(depth: usize, depth_single: usize) -> Vec<(String, Target)> {
+    let of_block = |kind: &'static str, block: usize| {
+        PROCESSORS.iter().filter(move |(theirs, ..)| theirs.starts_with(kind)).map(
+            move |&(theirs, pattern, rows)| {
+                let layer = Layer { pattern, block: Some(block) };
+                (fill(theirs, &[block]), Target { layer, rows, swap_halves: false })
+            },
+        )
+    };
+    let double = (0..depth).flat_map(|i| of_block("double_blocks.", i));
+    double.chain((0..depth_single).flat_map(|i| of_block("single_blocks.", i))).collect()
+}
+
 /// Objects that the transformer is in, as PEFT and ComfyUI write them. The first of each list that fits is taken off.
 const WRAPPERS: [&[&str]; 2] =
     [&["base_model.model."], &["transformer.", "model.diffusion_model.", "diffusion_model."]];

@@ -53,7 +53,8 @@ impl Matrix {
     /// The matrix `[in, out]` on `device` in `dtype`.
     pub(crate) fn expand(&self, device: &Device, dtype: FloatDType) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => weight.val(),
+            // Parameters that train stay f32, whatever is computed in.
+            Self::Dense(weight) => weight.val().cast(dtype),
             Self::Stored(stored) => {
                 let made_ready = stored.take_ready(device, dtype);
                 made_ready.unwrap_or_else(|| stored.to_tensor::<2>(device, dtype)).transpose()
@@ -196,7 +197,10 @@ impl Linear {
             return tensor(y, shape);
         }
         let branches = (!self.lora.is_empty()).then(|| x.clone());
-        let mut y = self.weight.multiply(x);
+        let mut y = match &self.weight {
+            Matrix::Dense(weight) if weight.val().is_autodiff() => all_rows_times(x, weight.val()),
+            weight => weight.multiply(x),
+        };
         if let Some(bias) = &self.bias {
             y = y + bias.val().unsqueeze();
         }
@@ -287,6 +291,13 @@ fn times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     x.matmul(weight)
 }
 
+/// The same for a weight that trains: its gradient is a sum over all rows, so that one product is formed for all samples, and not
+/// one for each whose sum would be formed after.
+fn all_rows_times(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let ([batch, tokens, input], [_, output]) = (x.dims(), weight.dims());
+    x.reshape([batch * tokens, input]).matmul(weight).reshape([batch, tokens, output])
+}
+
 /// The float format of a tensor.
 pub(crate) fn float_dtype<const D: usize>(x: &Tensor<D>) -> FloatDType {
     match x.dtype() {
@@ -324,6 +335,10 @@ impl RmsNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if is_ours(&x) && is_ours(&self.scale.val()) {
             return kernels::norm::rms_norm(x, self.scale.val(), self.eps);
+        }
+        #[cfg(feature = "flex")]
+        if kernels::recorded::is_recorded(&x) {
+            return kernels::recorded::norm::rms_norm(x, self.scale.val(), self.eps);
         }
         let normed = in_f32(x, |x| {
             let mean_square = x.clone().square().mean_dim(D - 1);

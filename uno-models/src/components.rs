@@ -1,5 +1,6 @@
 //! From checkpoint files to the parts of a pipeline.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
@@ -132,6 +133,8 @@ pub struct ModelSource {
 pub struct TextSource {
     /// T5's weights.
     pub t5: Checkpoint,
+    /// Tokens that prompts are padded or cut to for T5; 512 for the published models.
+    pub t5_length: usize,
     /// CLIP's weights.
     pub clip: Checkpoint,
     /// CLIP's `config.json`.
@@ -172,6 +175,7 @@ impl ModelSource {
             more_loras: Vec::new(),
             text: TextSource {
                 t5: Checkpoint::open(&files.t5.weights.files)?,
+                t5_length: t5_length(&files.t5.weights.files)?,
                 clip: Checkpoint::open(&files.clip.weights.files)?,
                 clip_config,
                 t5_tokenizer: match &files.t5.tokenizer.files {
@@ -210,12 +214,29 @@ impl ModelSource {
     }
 }
 
+/// Prompt tokens of the T5 in the file `weights`: `n_positions` of the `config.json` beside it, 512 in the published ones and
+/// where it is not told. Only models trained on shorter prompts tell another number.
+fn t5_length(weights: &Path) -> Result<usize> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        n_positions: Option<usize>,
+    }
+    let path = weights.with_file_name("config.json");
+    if !path.exists() {
+        return Ok(T5_LENGTH);
+    }
+    let json = ClipTextConfig::read(&path)?;
+    let config: Config = serde_json::from_slice(&json)
+        .map_err(|e| Error::format(&path, format!("is no config.json of a T5: {e}")))?;
+    Ok(config.n_positions.unwrap_or(T5_LENGTH))
+}
+
 impl TextSource {
     fn load(&self, options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
         let t5 = T5Encoder::load(&self.t5, options)?;
         let config = ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
         let clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
-        FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), T5_LENGTH)
+        FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), self.t5_length)
     }
 }
 

@@ -14,6 +14,8 @@
 //! | [`checkpoint`] | finding the model's files, on disk or on the hub; the embedded model |
 //! | [`components`] | from files to a pipeline |
 //! | [`eval`] | prompt lists |
+//! | [`tiny`] | a world of rendered pictures, and the small model trained on it |
+//! | [`train`] | training of UNO's LoRA, and parts that train any module |
 
 pub mod checkpoint;
 pub mod components;
@@ -27,6 +29,8 @@ pub mod picture;
 pub mod pipeline;
 pub mod preprocess;
 pub mod request;
+pub mod tiny;
+pub mod train;
 pub mod unope;
 
 pub use error::{Error, Result};

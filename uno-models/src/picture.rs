@@ -19,6 +19,12 @@ use image::{
 
 use crate::error::{Error, Result};
 
+/// Whether height and width change places.
+fn is_turned(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
 /// What is accepted, and how it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -75,6 +81,32 @@ impl Picture {
         // One byte more than is accepted shows that there is more, whatever the file system says of its length.
         file.take(options.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::read(path))?;
         Self::from_bytes(&path.display().to_string(), &bytes, options)
+    }
+
+    /// Width and height of a picture file, turned as its EXIF orientation says, from its header alone.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or does not begin as a picture; dimensions beyond the limits.
+    pub fn size_of_file(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<(u32, u32)> {
+        let path = path.as_ref();
+        let error = |reason: String| Error::picture(path.display().to_string(), reason);
+        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
+        let reader = reader.map_err(Error::read(path))?;
+        let read = || -> image::ImageResult<_> {
+            let mut decoder = reader.into_decoder()?;
+            let (width, height) = decoder.dimensions();
+            Ok(((width, height), options.apply_exif_orientation.then(|| decoder.orientation()).transpose()?))
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(read)) {
+            Ok(Ok(((width, height), orientation))) => match beyond(options, width, height) {
+                Some(reason) => Err(error(reason)),
+                None if orientation.is_some_and(is_turned) => Ok((height, width)),
+                None => Ok((width, height)),
+            },
+            Ok(Err(e)) => Err(error(format!("is no picture that can be read ({e})"))),
+            Err(_) => Err(error("is no picture that can be read (the decoder failed)".into())),
+        }
     }
 
     /// Decodes a PNG, JPEG, WebP, BMP, GIF (first frame) or TIFF; the format is told by the contents, not by the name.

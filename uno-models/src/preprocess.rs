@@ -21,24 +21,24 @@ pub fn default_long_side(references: usize) -> u32 {
 ///
 /// A picture so elongated that a side falls below 16 pixels.
 pub fn preprocess_ref(picture: &Picture, long_side: u32) -> Result<RgbImage> {
-    let ((new_width, new_height), (crop_width, crop_height)) = sizes(picture, long_side)?;
+    let ((new_width, new_height), (crop_width, crop_height)) =
+        sizes(picture.name(), picture.size(), long_side)?;
     let scaled = resize(picture, new_width, new_height);
     let (left, top) = ((new_width - crop_width) / 2, (new_height - crop_height) / 2);
     Ok(image::imageops::crop_imm(&scaled, left, top, crop_width, crop_height).to_image())
 }
 
 /// The scaled size, and the size after cropping.
-fn sizes(picture: &Picture, long_side: u32) -> Result<((u32, u32), (u32, u32))> {
-    let (width, height) = picture.size();
+fn sizes(name: &str, (width, height): (u32, u32), long_side: u32) -> Result<((u32, u32), (u32, u32))> {
     if width == 0 || height == 0 {
-        return Err(Error::picture(picture.name(), format!("has no pixels ({width}x{height})")));
+        return Err(Error::picture(name, format!("has no pixels ({width}x{height})")));
     }
     let (new_width, new_height) = scaled_size((width, height), long_side);
     let multiple = MULTIPLE as u32;
     let (crop_width, crop_height) = (new_width / multiple * multiple, new_height / multiple * multiple);
     if crop_width == 0 || crop_height == 0 {
         return Err(Error::picture(
-            picture.name(),
+            name,
             format!(
                 "is too elongated: {width}x{height} scales to {new_width}x{new_height}, wanted at least {MULTIPLE} pixels on \
                  each side; crop it first"
@@ -54,7 +54,12 @@ fn sizes(picture: &Picture, long_side: u32) -> Result<((u32, u32), (u32, u32))> 
 ///
 /// As [`preprocess_ref`].
 pub fn preprocessed_size(picture: &Picture, long_side: u32) -> Result<(usize, usize)> {
-    let (_, (width, height)) = sizes(picture, long_side)?;
+    preprocessed_size_of(picture.name(), picture.size(), long_side)
+}
+
+/// The same for a picture of which only name, width and height are known.
+pub(crate) fn preprocessed_size_of(name: &str, size: (u32, u32), long_side: u32) -> Result<(usize, usize)> {
+    let (_, (width, height)) = sizes(name, size, long_side)?;
     Ok((width as usize, height as usize))
 }
 
@@ -65,7 +70,7 @@ fn scaled_size((width, height): (u32, u32), long_side: u32) -> (u32, u32) {
 }
 
 /// `Image.resize((width, height), LANCZOS).convert("RGB")` of Pillow, with its rules for palettes and alpha channels.
-fn resize(picture: &Picture, width: u32, height: u32) -> RgbImage {
+pub(crate) fn resize(picture: &Picture, width: u32, height: u32) -> RgbImage {
     let pixels = picture.pixels();
     if (pixels.width(), pixels.height()) == (width, height) {
         return pixels.to_rgb8();

@@ -273,6 +273,7 @@ pub(crate) fn position_ids<'py>(
     let ids = sequence_ids(pe.parse().map_err(error::models)?, text_tokens, latent, &references);
     let shape = vec![ids.len(), 3];
     use numpy::PyArrayMethods;
+    convert::imported(py)?;
     numpy::PyArray1::from_vec(py, ids.into_iter().flatten().collect()).reshape(shape)
 }
 

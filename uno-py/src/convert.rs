@@ -10,6 +10,11 @@ use uno_models::picture::Picture;
 
 use crate::error;
 
+/// Imports numpy, if it was not yet. Left to the numpy crate, a Ctrl-C during the import would be a panic.
+pub(crate) fn imported(py: Python<'_>) -> PyResult<()> {
+    py.import("numpy").map(drop)
+}
+
 /// A tensor as a float32 array of the same shape.
 pub(crate) fn to_numpy<const D: usize>(
     py: Python<'_>,
@@ -17,6 +22,7 @@ pub(crate) fn to_numpy<const D: usize>(
 ) -> PyResult<Bound<'_, PyArrayDyn<f32>>> {
     let shape = tensor.dims().to_vec();
     let values = uno_core::tensor_to_vec(tensor).map_err(error::core)?;
+    imported(py)?;
     numpy::PyArray1::from_vec(py, values).reshape(shape)
 }
 
@@ -66,5 +72,6 @@ pub(crate) fn picture((name, width, height, channels, pixels, nearest): RawPictu
 /// Pictures in 8-bit RGB as a uint8 array `[H, W, 3]`.
 pub(crate) fn rgb_to_numpy(py: Python<'_>, picture: RgbImage) -> PyResult<Bound<'_, PyArrayDyn<u8>>> {
     let shape = vec![picture.height() as usize, picture.width() as usize, 3];
+    imported(py)?;
     numpy::PyArray1::from_vec(py, picture.into_raw()).reshape(shape)
 }

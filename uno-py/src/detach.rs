@@ -64,7 +64,7 @@ impl Watcher {
         self.call(py, kind, payload)
     }
 
-    fn call(&self, py: Python<'_>, kind: &str, payload: Bound<'_, PyDict>) -> PyResult<()> {
+    pub(crate) fn call(&self, py: Python<'_>, kind: &str, payload: Bound<'_, PyDict>) -> PyResult<()> {
         match &self.on_event {
             Some(on_event) => on_event.call1(py, (kind, payload)).map(drop),
             None => Ok(()),
@@ -72,7 +72,7 @@ impl Watcher {
     }
 
     /// Calls into Python; what is raised there is remembered, and `false` returned.
-    fn attached(&self, f: impl FnOnce(Python<'_>) -> PyResult<()>) -> bool {
+    pub(crate) fn attached(&self, f: impl FnOnce(Python<'_>) -> PyResult<()>) -> bool {
         match Python::attach(f) {
             Ok(()) => true,
             Err(exception) => {
@@ -83,7 +83,7 @@ impl Watcher {
         }
     }
 
-    fn has_raised(&self) -> bool {
+    pub(crate) fn has_raised(&self) -> bool {
         self.raised.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
     }
 }

@@ -7,6 +7,7 @@ mod convert;
 mod detach;
 mod error;
 mod pipeline;
+mod train;
 
 use pyo3::prelude::*;
 
@@ -22,6 +23,8 @@ mod _uno_rs {
     use crate::error::{CheckpointError, NonFiniteError, UnoError};
     #[pymodule_export]
     use crate::pipeline::{Pipeline, read_settings};
+    #[pymodule_export]
+    use crate::train::train_lora;
 
     use pyo3::prelude::*;
 

@@ -27,6 +27,11 @@ impl Modulation {
 
     /// `(1 + scale) * layer_norm(x) + shift`. `[batch, tokens, hidden]` -> the same.
     fn modulate(&self, x: Tensor<3>) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if crate::kernels::recorded::is_recorded(&x) {
+            let (shift, scale) = (self.shift.clone(), self.scale.clone());
+            return crate::kernels::recorded::norm::modulate(x, shift, scale, EPS);
+        }
         layer_norm_plain(x, EPS) * self.scale.clone().add_scalar(1.0) + self.shift.clone()
     }
 }

@@ -12,6 +12,7 @@ mod modulation;
 mod reference_cache;
 mod rope;
 mod run;
+mod training;
 
 pub use blocks::{DoubleStreamBlock, SelfAttention, SingleStreamBlock};
 pub use config::FluxConfig;

@@ -197,7 +197,7 @@ impl Flux {
         self.dtype
     }
 
-    fn check(&self, input: &VelocityInput<'_>) -> Result<()> {
+    pub(super) fn check(&self, input: &VelocityInput<'_>) -> Result<()> {
         let conditioning = input.conditioning;
         let [batch, tokens, channels] = input.latent.dims();
         let wanted = |what: &str, got: &[usize], wanted: &[usize]| {

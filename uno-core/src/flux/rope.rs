@@ -66,6 +66,10 @@ impl Rope {
     /// `[batch, heads, tokens, D]` -> the same; the tokens may be the first ones only.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, tokens, d] = x.dims();
+        #[cfg(feature = "flex")]
+        if crate::kernels::recorded::is_recorded(&x) {
+            return crate::kernels::recorded::rope::apply(x, &self.numbers);
+        }
         let dtype = float_dtype(&x);
         let pairs = x.cast(FloatDType::F32).reshape([batch, heads, tokens, d / 2, 2]);
         let x0 = pairs.clone().narrow(4, 0, 1);

@@ -4,17 +4,19 @@ use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
 use super::math::exp;
+#[cfg(feature = "flex")]
+use super::recorded;
 use super::{ViewMut, is_ours, numbers, tensor};
 
 /// Numbers that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
 
 /// `2 sqrt(2 / pi)` and its product with 0.044715.
-const GELU: [f32; 2] = [1.595_769, 0.071_354_814];
+pub(super) const GELU: [f32; 2] = [1.595_769, 0.071_354_814];
 
 /// `0.5 x (1 + tanh(u)) = x / (1 + e^(-2u))`, `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
 #[inline(always)]
-fn gelu_of(x: f32) -> f32 {
+pub(super) fn gelu_of(x: f32) -> f32 {
     let twice = x * GELU[1].mul_add(x * x, GELU[0]);
     x / (1.0 + exp(-twice))
 }
@@ -77,11 +79,19 @@ fn apply<const D: usize>(
 
 /// GELU in its tanh form. Any shape.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if recorded::is_recorded(&x) {
+        return recorded::activation::gelu_tanh(x);
+    }
     apply(x, gelu_slice, activation::gelu_approximate)
 }
 
 /// `x * sigmoid(x)`. Any shape.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if recorded::is_recorded(&x) {
+        return recorded::activation::silu(x);
+    }
     apply(x, silu_slice, activation::silu)
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Bias<'a> {
     None,
     /// By how far a key is from the query: `[heads, 2 tokens - 1]`, from `1 - tokens` on.
     Distance(&'a [f32]),
+    /// Minus infinity for keys that come after the query.
+    Causal,
 }
 
 /// Memory of one thread.
@@ -60,11 +62,11 @@ pub(crate) fn attention(
         let rows = start..(start + QUERIES).min(queries.end);
         let columns = head * d..(head + 1) * d;
         let bias = match bias {
-            Bias::None => None,
             Bias::Distance(table) => {
                 let width = 2 * shape.tokens - 1;
-                Some(&table[head * width..(head + 1) * width])
+                Bias::Distance(&table[head * width..(head + 1) * width])
             }
+            other => other,
         };
         attend(
             scratch,
@@ -86,7 +88,7 @@ fn attend(
     (sample, column, d): (usize, usize, usize),
     rows: Range<usize>,
     scale: f32,
-    bias: Option<&[f32]>,
+    bias: Bias<'_>,
 ) {
     let Scratch { scores, sums, highest, weights } = scratch;
     let (count, tokens) = (rows.len(), k.shape().tokens);
@@ -112,7 +114,16 @@ fn attend(
         }
         for i in 0..count {
             let row = &mut scores[i * KEYS..i * KEYS + keys];
-            if let Some(bias) = bias {
+            let mut seen = keys;
+            if let Bias::Causal = bias {
+                seen = keys.min((rows.start + i + 1).saturating_sub(first));
+                row[seen..].fill(0.0);
+                if seen == 0 {
+                    continue;
+                }
+            }
+            let row = &mut row[..seen];
+            if let Bias::Distance(bias) = bias {
                 let from = tokens - 1 + first - (rows.start + i);
                 add(row, &bias[from..from + keys]);
             }
@@ -259,12 +270,7 @@ mod tests {
     }
 
     /// The definition, in f64.
-    fn exact(
-        [q, k, v]: [&[f32]; 3],
-        [tokens, heads, d]: [usize; 3],
-        scale: f64,
-        bias: Option<&[f32]>,
-    ) -> Vec<f64> {
+    fn exact([q, k, v]: [&[f32]; 3], [tokens, heads, d]: [usize; 3], scale: f64, bias: Bias<'_>) -> Vec<f64> {
         let width = heads * d;
         let mut out = vec![0.0; tokens * width];
         for head in 0..heads {
@@ -272,8 +278,17 @@ mod tests {
                 let scores = (0..tokens).map(|j| {
                     let at = |x: &[f32], row: usize, c: usize| f64::from(x[row * width + head * d + c]);
                     let product: f64 = (0..d).map(|c| at(q, i, c) * at(k, j, c)).sum();
-                    let bias =
-                        bias.map_or(0.0, |b| f64::from(b[head * (2 * tokens - 1) + tokens - 1 + j - i]));
+                    let bias = match bias {
+                        Bias::None => 0.0,
+                        Bias::Distance(b) => f64::from(b[head * (2 * tokens - 1) + tokens - 1 + j - i]),
+                        Bias::Causal => {
+                            if j > i {
+                                f64::NEG_INFINITY
+                            } else {
+                                0.0
+                            }
+                        }
+                    };
                     (product * scale + bias).exp()
                 });
                 let weights: Vec<f64> = scores.collect();
@@ -301,10 +316,9 @@ mod tests {
             let n = tokens * heads * d;
             let [q, k, v] = [some(n, 1), some(n, 2), some(n, 3)];
             let table = some(heads * (2 * tokens - 1), 4);
-            for bias in [None, Some(&table[..])] {
+            for bias in [Bias::None, Bias::Distance(&table), Bias::Causal] {
                 let exact = exact([&q, &k, &v], [tokens, heads, d], 0.3, bias);
-                let got =
-                    attended([&q, &k, &v], [tokens, heads, d], 0.3, bias.map_or(Bias::None, Bias::Distance));
+                let got = attended([&q, &k, &v], [tokens, heads, d], 0.3, bias);
                 for (a, b) in got.iter().zip(&exact) {
                     assert!((f64::from(*a) - b).abs() < 2e-6, "{tokens} {heads} {d}: {a} {b}");
                 }

@@ -52,6 +52,8 @@ pub(crate) mod group_norm;
 pub(crate) mod int8;
 mod math;
 pub(crate) mod norm;
+#[cfg(feature = "flex")]
+pub(crate) mod recorded;
 pub(crate) mod rope;
 pub(crate) mod view;
 

@@ -27,7 +27,7 @@ vectorized! {
 
 /// Mean, and `1 / sqrt(variance + eps)`.
 #[inline(always)]
-fn measure(x: &[f32], eps: f32) -> [f32; 2] {
+pub(super) fn measure(x: &[f32], eps: f32) -> [f32; 2] {
     let count = x.len() as f32;
     let mean = sum(x, |x| x) / count;
     let variance = sum(x, |x| (x - mean) * (x - mean)) / count;

@@ -7,11 +7,13 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::tensor::activation::gelu;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::kernels::activation::quick_gelu;
+use crate::kernels::attention::{Bias, attention as attention_in_place};
+use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
@@ -182,14 +184,27 @@ impl Layer {
         }
     }
 
+    /// Each token attends to those up to itself. `[batch, tokens, hidden]` each -> the same.
+    fn attend(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+        let shape = q.dims();
+        if is_ours(&q) {
+            let (mut q, k, v) = (numbers(q), numbers(k), numbers(v));
+            let [k, v] = [View::new(&k, shape), View::new(&v, shape)];
+            let scale = 1.0 / ((shape[2] / self.num_heads) as f64).sqrt();
+            let to = ViewMut::new(&mut q, shape);
+            attention_in_place(to, k, v, self.num_heads, 0..shape[1], scale as f32, Bias::Causal);
+            return tensor(q, shape);
+        }
+        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+        let [q, k, v] = [q, k, v].map(|x| split_heads(x, self.num_heads));
+        join_heads(attention(q, k, v, None, options))
+    }
+
     /// `[batch, tokens, hidden]` -> the same.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let normed = self.layer_norm1.forward(x.clone());
-        let heads = |linear: &Linear| split_heads(linear.forward(normed.clone()), self.num_heads);
-        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
-        let attended =
-            attention(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None, options);
-        let x = x + self.out_proj.forward(join_heads(attended));
+        let [q, k, v] = [&self.q_proj, &self.k_proj, &self.v_proj].map(|l| l.forward(normed.clone()));
+        let x = x + self.out_proj.forward(self.attend(q, k, v));
         let hidden = self.fc1.forward(self.layer_norm2.forward(x.clone()));
         let hidden = match self.activation {
             ClipActivation::QuickGelu => quick_gelu(hidden),
@@ -282,10 +297,38 @@ impl ClipTextEncoder {
         let x = self.token_embedding.forward(ids, &self.device, self.dtype)?;
         let x = x + self.position_embedding.val().narrow(0, 0, ids.len()).unsqueeze();
         let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
-        let highest = ids.iter().max();
-        let end = ids.iter().position(|id| Some(id) == highest).unwrap_or(0);
-        Ok(self.final_layer_norm.forward(x).narrow(1, end, 1).squeeze_dim(1))
+        Ok(self.final_layer_norm.forward(x).narrow(1, end_of(ids), 1).squeeze_dim(1))
     }
+
+    /// As [`forward`](Self::forward) for several prompts of the same length at once, for training: token ids `[batch]` of
+    /// `[tokens]` -> `[batch, hidden]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, lengths that differ, more than there are positions, or an id beyond the vocabulary.
+    pub fn forward_batch(&self, ids: &[&[u32]]) -> Result<Tensor<2>> {
+        let (flat, tokens) = super::t5::joined(ids)?;
+        let positions = self.config.max_position_embeddings;
+        if tokens > positions {
+            return Err(Error::invalid("CLIP token ids", tokens, format!("at most {positions}")));
+        }
+        let (batch, width) = (ids.len(), self.config.hidden_size);
+        let x = self.token_embedding.forward(&flat, &self.device, self.dtype)?;
+        let x = x.reshape([batch, tokens, width]);
+        let x = x + self.position_embedding.val().narrow(0, 0, tokens).unsqueeze();
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x));
+        let ends: Vec<i64> =
+            ids.iter().enumerate().map(|(i, ids)| (i * tokens + end_of(ids)) as i64).collect();
+        let ends = Tensor::from_data(TensorData::new(ends, [batch]), &self.device);
+        let ended = x.reshape([batch * tokens, width]).select(0, ends);
+        Ok(self.final_layer_norm.forward(ended.unsqueeze_dim(1)).squeeze_dim(1))
+    }
+}
+
+/// The first position of the highest id, which is the end token's.
+fn end_of(ids: &[u32]) -> usize {
+    let highest = ids.iter().max();
+    ids.iter().position(|id| Some(id) == highest).unwrap_or(0)
 }
 
 #[cfg(test)]

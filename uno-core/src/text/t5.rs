@@ -253,6 +253,29 @@ impl T5Encoder {
         Ok(self.final_layer_norm.forward(x))
     }
 
+    /// As [`forward`](Self::forward) for several prompts of the same length at once, for training: token ids `[batch]` of
+    /// `[tokens]` -> `[batch, tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// No ids, lengths that differ, or an id beyond the vocabulary.
+    pub fn forward_batch(&self, ids: &[&[u32]]) -> Result<Tensor<3>> {
+        let (flat, tokens) = joined(ids)?;
+        let x = self.embedding.forward(&flat, &self.device, self.dtype)?;
+        let mut x = x.reshape([ids.len(), tokens, self.config.d_model]);
+        let bias = match self.position_bias(tokens, &x) {
+            PositionBias::Whole(bias) => {
+                let heads = self.config.num_heads;
+                PositionBias::Whole(Box::new(bias.expand([ids.len(), heads, tokens, tokens])))
+            }
+            by_distance => by_distance,
+        };
+        for block in &self.blocks {
+            x = block.forward(x, &bias);
+        }
+        Ok(self.final_layer_norm.forward(x))
+    }
+
     /// What is added to attention scores between as many tokens as `x` has.
     fn position_bias(&self, tokens: usize, x: &Tensor<3>) -> PositionBias {
         let T5Config { num_heads, relative_attention_num_buckets: buckets, .. } = self.config;
@@ -273,6 +296,19 @@ impl T5Encoder {
         let indices = Tensor::from_data(TensorData::new(buckets, [tokens * tokens]), &self.device);
         let bias = table.select(0, indices).reshape([1, tokens, tokens, num_heads]);
         PositionBias::Whole(Box::new(bias.permute([0, 3, 1, 2])))
+    }
+}
+
+/// Prompts one after another, and the tokens of each.
+pub(super) fn joined(ids: &[&[u32]]) -> Result<(Vec<u32>, usize)> {
+    let tokens = ids.first().map_or(0, |first| first.len());
+    match ids.iter().find(|ids| ids.len() != tokens) {
+        Some(other) => Err(Error::invalid(
+            "token ids of a batch",
+            format!("prompts of {tokens} and of {} tokens", other.len()),
+            "prompts of the same length (padded)",
+        )),
+        None => Ok((ids.concat(), tokens)),
     }
 }
 

@@ -53,6 +53,15 @@ impl Conv2d {
         conv2d(x, self.weight.val(), Some(self.bias.val()), ConvOptions::new([stride; 2], padding, [1, 1], 1))
     }
 
+    /// 3x3 of a whole picture, size kept.
+    fn whole(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "flex")]
+        if crate::kernels::recorded::is_recorded(&x) {
+            return crate::kernels::recorded::convolution::same(x, self.weight.val(), self.bias.val());
+        }
+        self.convolve(x, 1, [1, 1])
+    }
+
     /// 1x1. `[batch, in, H, W]` -> `[batch, out, H, W]`
     pub(super) fn pointwise(&self, x: Tensor<4>) -> Tensor<4> {
         self.convolve(x, 1, [0, 0])
@@ -67,7 +76,7 @@ impl Conv2d {
         };
         let strips = Plan::same(self.channels(), height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(activate(x), 1, [1, 1]);
+            return self.whole(activate(x));
         }
         let shape = [batch, self.channels()[1], height, width];
         assemble(shape, &x.device(), strips, |rows| {
@@ -93,7 +102,7 @@ impl Conv2d {
         let [batch, channels, height, width] = x.dims();
         let strips = Plan::same(self.channels(), height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(before.apply(x), 1, [1, 1]) + add(0..height);
+            return self.whole(before.apply(x)) + add(0..height);
         }
         let zeros = Tensor::zeros([batch, channels, 1, width], &x.device());
         // The row above a strip is overwritten before the strip is read: it is kept from before.
@@ -116,7 +125,7 @@ impl Conv2d {
         let [batch, channels, height, width] = x.dims();
         let strips = Plan::doubling(channels, height, width).strips(budget);
         if strips.len() == 1 {
-            return self.convolve(double_size(x), 1, [1, 1]);
+            return self.whole(double_size(x));
         }
         let zeros = Tensor::zeros([batch, channels, 1, 2 * width], &x.device());
         let neighbour = |row: Option<usize>| match row.filter(|row| *row < height) {
@@ -208,12 +217,16 @@ impl GroupNorm {
 
     /// This norm as `x` needs it, then silu; to be applied to any rows of `x`.
     pub(super) fn then_silu(&self, x: &Tensor<4>, budget: usize) -> Activation {
-        Activation(self.measure(x, budget))
+        #[cfg(feature = "flex")]
+        if budget == usize::MAX && crate::kernels::recorded::is_recorded(x) {
+            return Activation::Recorded(Box::new([self.weight.val(), self.bias.val()]));
+        }
+        Activation::Measured(Box::new(self.measure(x, budget)))
     }
 }
 
 /// A group norm whose statistics are known. `[batch, C, 1, 1]` each, weight and bias `[1, C, 1, 1]`.
-struct Normalization {
+pub(super) struct Normalization {
     mean: Tensor<4>,
     deviation: Tensor<4>,
     weight: Tensor<4>,
@@ -227,11 +240,23 @@ impl Normalization {
 }
 
 /// Group norm and silu, for the rows of one picture.
-pub(super) struct Activation(Normalization);
+pub(super) enum Activation {
+    Measured(Box<Normalization>),
+    /// Weight and bias, for a whole picture whose gradients are recorded on the CPU.
+    #[cfg(feature = "flex")]
+    Recorded(Box<[Tensor<1>; 2]>),
+}
 
 impl Activation {
     /// `[batch, C, any, W]` -> the same.
     fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        silu(self.0.apply(x))
+        match self {
+            Self::Measured(normalization) => silu(normalization.apply(x)),
+            #[cfg(feature = "flex")]
+            Self::Recorded(parameters) => {
+                let [weight, bias] = (**parameters).clone();
+                crate::kernels::recorded::group_norm::group_norm_silu(x, weight, bias, GROUPS, EPS)
+            }
+        }
     }
 }

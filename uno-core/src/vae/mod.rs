@@ -202,6 +202,17 @@ impl AutoEncoder {
         Ok(latents.div_scalar(SCALE_FACTOR).add_scalar(SHIFT_FACTOR))
     }
 
+    /// [`moments`](Self::moments) of a whole batch at once, for training: `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`.
+    /// H and W have to be positive multiples of the downsampling factor.
+    pub fn moments_of_batch(&self, pictures: Tensor<4>) -> Tensor<4> {
+        self.encoder.forward(pictures, usize::MAX)
+    }
+
+    /// Pictures from latents before scaling, a whole batch at once, for training: `[batch, C, h, w]` -> `[batch, 3, h * f, w * f]`.
+    pub fn decode_batch(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.decoder.forward(latents, usize::MAX)
+    }
+
     /// Mean and log-variance of the latents before scaling: `[batch, 3, H, W]` -> `[batch, 2 * C, H / f, W / f]`.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
-use sha2::{Digest, Sha256};
 
+use super::fingerprint::Fingerprint;
 use super::layout::{Arrangement, Recipe};
 use super::mapped::Window;
 use super::{StorageDtype, StoredTensor, gguf, scales};
@@ -19,13 +19,9 @@ use crate::error::{Error, Result};
 pub struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
-    fingerprint: String,
+    fingerprint: Fingerprint,
 }
 
-/// Bytes taken from each sampled place of a large file for its fingerprint.
-const FINGERPRINT_BLOCK: usize = 1 << 16;
-/// How many places of a large file go into its fingerprint; files up to `BLOCKS * BLOCK` (16 MiB) are hashed whole.
-const FINGERPRINT_BLOCKS: usize = 256;
 /// Largest index file that is read; the index of FLUX.1-dev in the diffusers layout has 0.1 MB.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
@@ -96,9 +92,9 @@ impl Checkpoint {
             })?;
             tensors.insert(name.clone(), tensor.clone());
         }
-        let mut hash = Sha256::new();
-        shards.values().for_each(|shard| hash.update(&shard.fingerprint));
-        Ok(Self { path: index.to_path_buf(), tensors, fingerprint: hex(&hash.finalize()) })
+        let fingerprints = shards.into_values().map(|shard| shard.fingerprint).collect();
+        let fingerprint = Fingerprint::of_shards(fingerprints);
+        Ok(Self { path: index.to_path_buf(), tensors, fingerprint })
     }
 
     /// Reads a safetensors file that is already in memory; `name` stands for its path in messages.
@@ -118,9 +114,8 @@ impl Checkpoint {
             safetensors_tensors(name, &window)?
         };
         let tensors = scales::apply(tensors).map_err(|reason| Error::format(name, reason))?;
-        let fingerprint = fingerprint(bytes, data_start);
-        // What was looked at is spread over the file; until the weights are used, none of it needs to be in memory.
         window.release();
+        let fingerprint = Fingerprint::of_file(window, data_start);
         Ok(Self { path: name.to_path_buf(), tensors, fingerprint })
     }
 
@@ -134,7 +129,7 @@ impl Checkpoint {
             .into_iter()
             .map(|(name, dtype, shape)| (name, StoredTensor::header_only(dtype, shape)))
             .collect();
-        Self { path: name.into(), tensors, fingerprint: String::new() }
+        Self { path: name.into(), tensors, fingerprint: Fingerprint::none() }
     }
 
     /// A checkpoint of tensors made elsewhere; `name` stands for its path in messages.
@@ -142,7 +137,7 @@ impl Checkpoint {
         name: impl Into<PathBuf>,
         tensors: impl IntoIterator<Item = (String, StoredTensor)>,
     ) -> Self {
-        Self { path: name.into(), tensors: tensors.into_iter().collect(), fingerprint: String::new() }
+        Self { path: name.into(), tensors: tensors.into_iter().collect(), fingerprint: Fingerprint::none() }
     }
 
     /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
@@ -221,9 +216,9 @@ impl Checkpoint {
     }
 
     /// SHA-256 (hexadecimal) that tells this checkpoint from others: of the whole file up to 16 MiB, else of its length, its
-    /// header and 256 blocks of 64 KiB spread evenly over it. Empty where only shapes are known.
+    /// header and 256 blocks of 64 KiB spread evenly over it. Empty where only shapes are known. Computed when it is first asked for.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        self.fingerprint.value()
     }
 
     /// Names of tensors that hold NaN or infinity, with how many. Reads every byte.
@@ -357,26 +352,6 @@ fn foreign_format(bytes: &[u8]) -> Option<String> {
     } else {
         None
     }
-}
-
-fn fingerprint(bytes: &[u8], data_start: usize) -> String {
-    let mut hash = Sha256::new();
-    if bytes.len() <= FINGERPRINT_BLOCK * FINGERPRINT_BLOCKS {
-        hash.update(bytes);
-    } else {
-        hash.update(bytes.len().to_le_bytes());
-        hash.update(&bytes[..data_start]);
-        let stride = (bytes.len() - FINGERPRINT_BLOCK) / (FINGERPRINT_BLOCKS - 1);
-        for block in 0..FINGERPRINT_BLOCKS {
-            let start = block * stride;
-            hash.update(&bytes[start..start + FINGERPRINT_BLOCK]);
-        }
-    }
-    hex(&hash.finalize())
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod dtype;
+mod fingerprint;
 pub mod ggml;
 mod gguf;
 pub mod layout;

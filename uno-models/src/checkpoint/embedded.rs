@@ -3,7 +3,7 @@
 //! Its weights are random (made by `tests/reference/make_tiny_model.py`): pictures are patterns that change with prompt, seed
 //! and references, not pictures of anything.
 
-use uno_core::text::{ClipTokenizer, T5Tokenizer};
+use uno_core::text::{ClipTokenizer, T5_LENGTH, T5Tokenizer};
 use uno_core::weights::Checkpoint;
 
 use crate::components::{ModelSource, TextSource};
@@ -40,6 +40,7 @@ pub fn embedded() -> Result<ModelSource> {
         text: TextSource {
             t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,
             clip: open("clip/model.safetensors", embedded!("clip/model.safetensors"))?,
+            t5_length: T5_LENGTH,
             clip_config: Some(embedded!("clip/config.json").to_vec()),
             t5_tokenizer: T5Tokenizer::from_spiece_bytes(
                 "embedded/t5/spiece.model",

@@ -5,7 +5,8 @@
 >>> pipeline("The figurine on a beach", reference_images=["figurine.png"]).images  # doctest: +SKIP
 
 `UnoPipeline` is what most people need. The components (tokenizers, `TextEncoder`, `AutoEncoder`, `Transformer`) and
-functions (`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays.
+functions (`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays. `train_lora` trains, as a
+configuration file says.
 """
 
 from ._uno_rs import (
@@ -22,6 +23,7 @@ from ._uno_rs import (
 from .components import Transformer, noise, preprocess, schedule, unope_ids
 from .output import UnoOutput, read_settings
 from .pipeline import UnoPipeline
+from .training import TrainResult, train_lora
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +33,7 @@ __all__ = [
     "NonFiniteError",
     "T5Tokenizer",
     "TextEncoder",
+    "TrainResult",
     "Transformer",
     "UnoError",
     "UnoOutput",
@@ -40,5 +43,6 @@ __all__ = [
     "preprocess",
     "read_settings",
     "schedule",
+    "train_lora",
     "unope_ids",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "preprocess",
     "read_settings",
     "timestep_schedule",
+    "train_lora",
 ]
 
 __version__: str
@@ -102,3 +103,6 @@ def initial_noise(
     channels: int = 16,
 ) -> Floats: ...
 def read_settings(path: Path) -> str: ...
+def train_lora(
+    config: Path, resume: Path | None = None, output: Path | None = None, on_event: OnEvent = None
+) -> tuple[Path, bool]: ...

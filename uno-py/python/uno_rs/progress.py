@@ -31,6 +31,12 @@ class Progress:
             self._show(payload["file"], payload["done"], payload["total"], unit="B", unit_scale=True)
         elif kind == "step":
             self._show("denoising", payload["step"], payload["total"], unit="step")
+        elif kind == "train_step":
+            self._show("training", payload["step"], payload["total"], unit="step")
+            if self._bar is not None:
+                self._bar.set_postfix(loss=f"{payload['loss']:.4f}")
+        elif kind == "advance":
+            self._show("encoding", payload["done"], payload["total"], unit="sample")
 
     def _say(self, text: str) -> None:
         # What the user must know is said even without bars.

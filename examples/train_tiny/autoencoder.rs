@@ -1,0 +1,101 @@
+//! The autoencoder's part.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::tensor::{Device, Tensor};
+use uno_core::image::Pixels;
+use uno_core::traits::LatentCodec;
+use uno_core::vae::AutoEncoder;
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
+use uno_models::tiny::autoencoder::{SIDE, loss, normalize, pictures, spread_of_channels};
+use uno_models::tiny::fresh::{self, Sizes};
+use uno_models::tiny::names::Names;
+use uno_models::tiny::trainer::{Settings, Trainer};
+use uno_models::train::learning_rate::{Decay, LearningRate};
+use uno_models::train::named::NamedTensors;
+use uno_models::train::optimizer::AdamWConfig;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Steps in all
+    #[arg(long, default_value_t = 10_000)]
+    steps: u64,
+    /// Pieces of 64x64 pixels per step
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Pictures that pieces are cut from
+    #[arg(long, default_value_t = 1500)]
+    pictures: usize,
+}
+
+impl Arguments {
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+        let device = Device::flex().autodiff();
+        let first = fresh::autoencoder(&Sizes::default(), seed);
+        let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
+        let names = Names::find(&first, |c| Ok(AutoEncoder::load(c, &options)?))?;
+        let settings = Settings {
+            optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.0, ..AdamWConfig::default() },
+            max_norm: 1.0,
+            ema_decay: 0.995,
+        };
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
+        println!("{} parameters", trainer.parameters().count());
+        let state = out.join("autoencoder.state.safetensors");
+        if state.exists() {
+            trainer.restore(&state, &Device::flex())?;
+            println!("goes on after step {}", trainer.steps());
+        }
+        let data = pictures(self.pictures, seed);
+        let rate = LearningRate { peak: 1e-3, warmup: 100, decay: Decay::Cosine, steps: self.steps };
+        let (start, mut sum) = (Instant::now(), 0.0);
+        let begun = trainer.steps();
+        while trainer.steps() < self.steps {
+            let step = trainer.steps();
+            let done =
+                trainer.step(rate.at(step), |model| loss(model, &data, self.batch, seed, step, &device))?;
+            sum += done.loss;
+            if (step + 1) % 20 == 0 {
+                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
+                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
+                sum = 0.0;
+            }
+            if (step + 1) % 100 == 0 || step + 1 == self.steps {
+                trainer.save(&state)?;
+            }
+        }
+        finish(out, &names, trainer.average(), seed)
+    }
+}
+
+/// Writes the model's file with normalized latents, and a sheet of pictures with what becomes of them.
+fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Result<()> {
+    let file = out.join("model/ae.safetensors");
+    let options = LoadOptions::new(&Device::flex());
+    let mut weights = names.to_tensors(parameters)?;
+    names.write_tensors(&file, &weights, StorageDtype::F32)?;
+    let joined = |count: usize, seed: u64| -> Result<Tensor<4>> {
+        let pictures = pictures(2 * count, seed);
+        let whole = pictures.iter().filter(|p| p.width == SIDE).take(count);
+        let pictures: Vec<_> = whole.map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
+        Ok(Tensor::cat(pictures, 0))
+    };
+    let moments = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?.moments(joined(256, seed)?)?;
+    let channels = moments.dims()[1] / 2;
+    let [mean, deviation] = spread_of_channels(moments.narrow(1, 0, channels))?;
+    println!("latents before: means {mean:.2?}, deviations {deviation:.2?}");
+    normalize(&mut weights, &mean, &deviation);
+    names.write_tensors(&file, &weights, StorageDtype::BF16)?;
+    let model = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?;
+    let x = joined(16, seed + 1)?;
+    let y = model.decode(model.encode(x.clone(), None)?)?;
+    let error = (y.clone() - x.clone()).square().mean().into_scalar::<f32>();
+    println!("{}: {:.2} dB on new pictures", file.display(), 10.0 * (4.0 / error).log10());
+    let pictures = [x, y].map(Pixels::from_tensor);
+    let [x, y] = pictures;
+    let (x, y) = (x?, y?);
+    let rows = x.chunks(8).zip(y.chunks(8)).flat_map(|(x, y)| x.iter().chain(y)).cloned();
+    crate::sheet::write(&out.join("autoencoder.png"), &rows.collect::<Vec<_>>(), 8)
+}

@@ -1,0 +1,235 @@
+//! The part of the base model.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::tensor::{Device, Tensor};
+use uno_core::image::Pixels;
+use uno_core::sampling::schedule;
+use uno_core::text::{ClipTokenizer, T5Tokenizer};
+use uno_core::traits::{Conditioning, LatentCodec, VelocityInput, VelocityModel};
+use uno_core::vae::AutoEncoder;
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
+use uno_models::tiny::autoencoder::SIDE;
+use uno_models::tiny::base::{self, Base, Prompt, Scenes, T5_TOKENS, Tokenizers};
+use uno_models::tiny::data::{FEATURES, Latents, scene};
+use uno_models::tiny::fresh::{self, CLIP_HEAD, Sizes, T5_BUCKETS, T5_HEAD};
+use uno_models::tiny::names::Names;
+use uno_models::tiny::trainer::{Settings, Trainer};
+use uno_models::tiny::world::Draw;
+use uno_models::train::learning_rate::{Decay, LearningRate};
+use uno_models::train::optimizer::AdamWConfig;
+use uno_models::unope::{UnoPe, sequence_ids};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Steps in all
+    #[arg(long, default_value_t = 12_000)]
+    steps: u64,
+    /// Pictures per step
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Pictures to train on
+    #[arg(long, default_value_t = 12_000)]
+    pictures: usize,
+    /// Learning rate after the warm-up
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
+    /// Steps between two states on disk
+    #[arg(long, default_value_t = 200)]
+    save_every: u64,
+}
+
+impl Arguments {
+    pub fn run(&self, out: &Path, folder: &Path, seed: u64) -> Result<()> {
+        let device = Device::flex().autodiff();
+        let tokenizers = Tokenizers {
+            t5: T5Tokenizer::from_dir(folder.join("t5"))?,
+            clip: ClipTokenizer::from_dir(folder.join("clip"))?,
+        };
+        let pieces = tokenizers.t5.vocab_size();
+        let sizes = Sizes { vocabulary: [pieces, tokenizers.clip.vocab_size()], ..Sizes::default() };
+        write_small(out, folder, &sizes)?;
+        let checkpoint = Checkpoint::open(out.join("model/ae.safetensors"))?;
+        let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&Device::flex()))?;
+        let scenes = self.scenes(out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
+
+        let config = clip_config(&sizes);
+        let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
+        let [flux, t5, clip] =
+            [fresh::flux(&sizes, seed), fresh::t5(&sizes, seed + 1), fresh::clip(&sizes, seed + 2)];
+        let load = |flux: &Checkpoint, t5: &Checkpoint, clip: &Checkpoint| {
+            Base::load(flux, t5, clip, config.as_bytes(), &options)
+        };
+        let names = [
+            ("flux.", "flux1-dev.safetensors", Names::find(&flux, |c| Ok(load(c, &t5, &clip)?.flux))?),
+            ("t5.", "t5/model.safetensors", Names::find(&t5, |c| Ok(load(&flux, c, &clip)?.t5))?),
+            ("clip.", "clip/model.safetensors", Names::find(&clip, |c| Ok(load(&flux, &t5, c)?.clip))?),
+        ];
+        let settings = Settings {
+            optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
+            max_norm: 1.0,
+            ema_decay: 0.998,
+        };
+        let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
+        println!("{} parameters", trainer.parameters().count());
+        let state = out.join("base.state.safetensors");
+        if state.exists() {
+            trainer.restore(&state, &Device::flex())?;
+            println!("goes on after step {}", trainer.steps());
+        }
+        let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
+        let (start, mut sum) = (Instant::now(), 0.0);
+        let begun = trainer.steps();
+        while trainer.steps() < self.steps {
+            let step = trainer.steps();
+            let done = trainer
+                .step(rate.at(step), |model| base::loss(model, &scenes, self.batch, seed, step, &device))?;
+            sum += done.loss;
+            if (step + 1) % 20 == 0 {
+                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
+                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
+                sum = 0.0;
+            }
+            if (step + 1) % self.save_every == 0 || step + 1 == self.steps {
+                trainer.save(&state)?;
+                write(out, &names, trainer.average(), &config)?;
+                samples(out, &codec, &tokenizers, &config, step + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pictures and prompts to train on.
+    fn scenes(
+        &self,
+        out: &Path,
+        codec: &AutoEncoder,
+        checkpoint: &Checkpoint,
+        tokenizers: &Tokenizers,
+        sizes: &Sizes,
+        seed: u64,
+    ) -> Result<Scenes> {
+        let fingerprint = checkpoint.fingerprint();
+        let file = format!(
+            "scenes-{}-{seed}-{}.safetensors",
+            self.pictures,
+            &fingerprint[..8.min(fingerprint.len())]
+        );
+        let start = Instant::now();
+        let latents = Latents::of(&out.join(file), codec, self.pictures, &Device::flex(), |i| {
+            scene(seed, i).0.render(SIDE)
+        })?;
+        println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
+        let prompts = (0..latents.len()).map(|i| tokenizers.encode(&scene(seed, i).1, sizes.clip_tokens));
+        Ok(Scenes {
+            prompts: prompts.collect::<Result<_, _>>()?,
+            empty: tokenizers.encode("", sizes.clip_tokens)?,
+            grid: SIDE / 16,
+            latents,
+        })
+    }
+}
+
+/// CLIP's config.json: what its tensors do not tell.
+fn clip_config(sizes: &Sizes) -> String {
+    let [hidden, ..] = sizes.clip;
+    let config = serde_json::json!({
+        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "hidden_act": "quick_gelu",
+        "hidden_size": hidden, "intermediate_size": sizes.clip[1], "num_hidden_layers": sizes.clip[2],
+        "num_attention_heads": hidden / CLIP_HEAD, "max_position_embeddings": sizes.clip_tokens,
+        "vocab_size": sizes.vocabulary[1], "layer_norm_eps": 1e-5,
+    });
+    format!("{config:#}\n")
+}
+
+type Files = [(&'static str, &'static str, Names); 3];
+
+/// Writes the model's files.
+fn write(
+    out: &Path,
+    names: &Files,
+    parameters: &uno_models::train::named::NamedTensors,
+    config: &str,
+) -> Result<()> {
+    for (prefix, file, names) in names {
+        let path = out.join("model").join(file);
+        std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
+        names.write(&path, &parameters.below(prefix), StorageDtype::BF16)?;
+    }
+    Ok(std::fs::write(out.join("model/clip/config.json"), config)?)
+}
+
+/// Puts the small files beside the weights.
+fn write_small(out: &Path, tokenizers: &Path, sizes: &Sizes) -> Result<()> {
+    for file in ["t5/spiece.model", "clip/vocab.json", "clip/merges.txt"] {
+        let to = out.join("model").join(file);
+        std::fs::create_dir_all(to.parent().context("a file in a folder")?)?;
+        std::fs::copy(tokenizers.join(file), to)?;
+    }
+    let [d_model, d_ff, num_layers] = sizes.t5;
+    let t5 = serde_json::json!({
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": d_model, "d_ff": d_ff, "d_kv": T5_HEAD,
+        "num_heads": d_model / T5_HEAD, "num_layers": num_layers, "vocab_size": sizes.vocabulary[0],
+        "n_positions": T5_TOKENS, "feed_forward_proj": "gated-gelu", "layer_norm_epsilon": 1e-6,
+        "relative_attention_num_buckets": T5_BUCKETS, "relative_attention_max_distance": 128,
+    });
+    Ok(std::fs::write(out.join("model/t5/config.json"), format!("{t5:#}\n"))?)
+}
+
+/// Prompts whose pictures show how far training is; the last four name looks that are held out.
+const PROMPTS: [&str; 16] = [
+    "a photo of a red mug with white dots on a beach",
+    "a plain blue and yellow car in the desert",
+    "a green fish with orange stripes in the snow",
+    "a photo of a purple teapot with yellow checks on a wooden table",
+    "a white robot with black dots in a city at night",
+    "an orange bird with blue stripes in a meadow",
+    "a red house with white checks to the left of a blue car with yellow stripes in the snow",
+    "a yellow ball with red dots on top of a plain white and black teapot on a wooden table",
+    "a black mug with white stripes in front of a plain red and yellow house in a meadow",
+    "a photo of a blue robot with red checks to the right of a green ball with white dots on a beach",
+    "a plain purple and white bird on top of a red car with black dots in the desert",
+    "a red mug with white dots, a blue ball with yellow stripes and a green car with black checks in a city at night",
+    "a green teapot with red dots on a beach",
+    "a blue bird with orange checks in the snow",
+    "a yellow house with purple stripes in a meadow",
+    "a plain orange and green robot on a wooden table",
+];
+
+/// Makes the pictures of `PROMPTS` with the files just written.
+fn samples(out: &Path, codec: &AutoEncoder, tokenizers: &Tokenizers, config: &str, step: u64) -> Result<()> {
+    let model = out.join("model");
+    let open = |file: &str| Checkpoint::open(model.join(file));
+    let options = LoadOptions::new(&Device::flex());
+    let (flux, t5, clip) =
+        (open("flux1-dev.safetensors")?, open("t5/model.safetensors")?, open("clip/model.safetensors")?);
+    let base = Base::load(&flux, &t5, &clip, config.as_bytes(), &options)?;
+    let prompts =
+        PROMPTS.iter().map(|prompt| tokenizers.encode(prompt, base.clip.config().max_position_embeddings));
+    let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>()?;
+    let times = schedule(25, (SIDE / 8).pow(2) / 256, true)?;
+    let mut pictures: Vec<Pixels> = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let grid = SIDE / 16;
+        let (txt, vec) = base.encode(prompt)?;
+        let ids = sequence_ids(UnoPe::D, T5_TOKENS, (grid, grid), &[]);
+        let conditioning = Conditioning { txt, vec, references: Vec::new(), ids };
+        let noise = Draw::new(i as u64).normals(grid * grid * FEATURES);
+        let mut x =
+            Tensor::<1>::from_floats(noise.as_slice(), &Device::flex()).reshape([1, grid * grid, FEATURES]);
+        for pair in times.windows(2) {
+            let input = VelocityInput {
+                latent: x.clone(),
+                t: &pair[..1],
+                guidance: &[1.0],
+                conditioning: &conditioning,
+            };
+            x = x + base.flux.velocity(input)?.mul_scalar(pair[1] - pair[0]);
+        }
+        let latent = uno_core::latents::unpack(x, [SIDE / 8, SIDE / 8])?;
+        pictures.extend(Pixels::from_tensor(codec.decode(latent)?)?);
+    }
+    crate::sheet::write(&out.join(format!("base-{step:06}.png")), &pictures, 4)
+}

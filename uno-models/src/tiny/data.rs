@@ -1,0 +1,142 @@
+//! Pictures of the world as the transformer is trained on them: packed latents, made once and kept in a file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
+use uno_core::image::Pixels;
+use uno_core::latents::pack;
+use uno_core::traits::LatentCodec;
+use uno_core::weights::{Checkpoint, StorageDtype, TensorHeader};
+
+use super::world::caption::{Detail, of_picture};
+use super::world::{Composition, Draw, ReferenceView, Subject};
+use crate::error::{Error, Result};
+
+/// Features of a packed token.
+pub const FEATURES: usize = 64;
+
+/// Packed latents of many pictures of the same size.
+#[derive(Debug, Clone)]
+pub struct Latents {
+    /// Tokens of one picture.
+    pub tokens: usize,
+    /// `[pictures, tokens, FEATURES]`.
+    numbers: Vec<f32>,
+}
+
+/// Pictures that are encoded at a time.
+const CHUNK: usize = 64;
+const NAME: &str = "latents";
+
+impl Latents {
+    /// Encodes the pictures `0..count` of `render` on `device`, or reads what an earlier run left in `path`.
+    ///
+    /// # Errors
+    ///
+    /// What the codec returns; a file that cannot be read or written.
+    pub fn of(
+        path: &Path,
+        codec: &dyn LatentCodec,
+        count: usize,
+        device: &Device,
+        render: impl Fn(usize) -> Pixels + Sync,
+    ) -> Result<Self> {
+        if path.exists() {
+            return Self::read(path);
+        }
+        let (mut numbers, mut tokens) = (Vec::new(), 0);
+        for first in (0..count).step_by(CHUNK) {
+            let range = first..(first + CHUNK).min(count);
+            let pictures: Vec<Pixels> = range.into_par_iter().map(&render).collect();
+            for picture in pictures {
+                let packed = pack(codec.encode(picture.to_tensor(device)?, None)?)?;
+                tokens = packed.dims()[1];
+                numbers.extend(uno_core::tensor_to_vec(packed)?);
+            }
+        }
+        let header = TensorHeader {
+            name: NAME.into(),
+            dtype: StorageDtype::F16,
+            shape: vec![count, tokens, FEATURES],
+        };
+        uno_core::weights::write(path, &[header], &BTreeMap::new(), |_| {
+            let packed = StorageDtype::F16.pack(&numbers);
+            packed.ok_or_else(|| uno_core::Error::invalid("latents", "values beyond f16", "numbers near 1"))
+        })?;
+        // Read back, so that a run that goes on sees the same rounded numbers.
+        Self::read(path)
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let stored =
+            checkpoint.tensors().get(NAME).filter(|t| t.shape().len() == 3 && t.shape()[2] == FEATURES);
+        let stored = stored.ok_or_else(|| Error::format(path, "holds no latents [pictures, tokens, 64]"))?;
+        Ok(Self { tokens: stored.shape()[1], numbers: stored.to_f32() })
+    }
+
+    /// Latents that are at hand, of `tokens` tokens each.
+    pub fn of_numbers(tokens: usize, numbers: Vec<f32>) -> Self {
+        Self { tokens, numbers }
+    }
+
+    /// How many pictures there are.
+    pub fn len(&self) -> usize {
+        self.numbers.len() / (self.tokens * FEATURES).max(1)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Some pictures' latents, `[these, tokens, FEATURES]`.
+    pub fn select(&self, which: &[usize], device: &Device) -> Tensor<3> {
+        let size = self.tokens * FEATURES;
+        let numbers: Vec<f32> =
+            which.iter().flat_map(|&i| self.numbers[i * size..(i + 1) * size].iter().copied()).collect();
+        Tensor::from_data(
+            TensorData::new(numbers, [which.len(), self.tokens, FEATURES]),
+            (device, DType::F32),
+        )
+    }
+
+    /// Mean and standard deviation over all numbers.
+    pub fn spread(&self) -> [f64; 2] {
+        let count = self.numbers.len().max(1) as f64;
+        let mean = self.numbers.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+        let square = self.numbers.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+        [mean, square.sqrt()]
+    }
+}
+
+/// A sample of UNO's training: what the target shows, the prompt, which names kinds only, and a view of each subject.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// What the target shows.
+    pub composition: Composition,
+    /// The prompt.
+    pub prompt: String,
+    /// References, in the order of the prompt.
+    pub references: Vec<ReferenceView>,
+}
+
+/// Sample `index` with `count` subjects, whose looks are held out or not.
+pub fn pair(seed: u64, index: usize, count: usize, held_out: bool) -> Pair {
+    let mut draw = Draw::stream(seed, 201 + 2 * count as u64 + u64::from(held_out), index as u64);
+    let composition = Composition::draw(&mut draw, count, held_out);
+    let prompt = of_picture(&composition, Detail::KindOnly, &mut draw);
+    let view = |&subject: &Subject| ReferenceView { subject, seed: draw.bits() };
+    let references = composition.subjects.iter().map(view).collect();
+    Pair { composition, prompt, references }
+}
+
+/// The composition and the caption of text-to-image training picture `index`.
+pub fn scene(seed: u64, index: usize) -> (Composition, String) {
+    let mut draw = Draw::stream(seed, 200, index as u64);
+    let composition = Composition::draw_any(&mut draw);
+    let caption = of_picture(&composition, Detail::Looks, &mut draw);
+    (composition, caption)
+}

@@ -1,0 +1,199 @@
+//! Training of any module from scratch: parameters, optimizer and average, which a file keeps so that a run goes on as if it
+//! had not been stopped.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use uno_core::weights::{Checkpoint, StorageDtype};
+
+use crate::error::{Error, Result};
+use crate::train::ema::Ema;
+use crate::train::named::{NamedTensors, Values};
+use crate::train::optimizer::{AdamW, AdamWConfig, clip_global_norm};
+
+/// How a module is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// AdamW's constants.
+    pub optimizer: AdamWConfig,
+    /// Largest gradient norm.
+    pub max_norm: f64,
+    /// Decay of the average of parameters.
+    pub ema_decay: f64,
+}
+
+/// A module in training.
+#[derive(Debug)]
+pub struct Trainer<M> {
+    module: Option<M>,
+    parameters: NamedTensors,
+    optimizer: AdamW,
+    ema: Ema,
+    settings: Settings,
+}
+
+/// What a step gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// The loss before it.
+    pub loss: f64,
+    /// The gradients' norm before clipping.
+    pub norm: f64,
+}
+
+const PARTS: [&str; 2] = ["parameter.", "average."];
+const STEPS: &str = "steps";
+
+impl<M: Module> Trainer<M> {
+    /// Begins with a module, whose parameters require gradients.
+    pub fn new(module: M, settings: Settings) -> Self {
+        let parameters = NamedTensors::of_module(&module);
+        let optimizer = AdamW::new(settings.optimizer, &parameters);
+        Self {
+            module: Some(module),
+            optimizer,
+            ema: Ema::new(settings.ema_decay, parameters.clone()),
+            parameters,
+            settings,
+        }
+    }
+
+    /// Steps done.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// The parameters as they are.
+    pub fn parameters(&self) -> &NamedTensors {
+        &self.parameters
+    }
+
+    /// Their average over past steps.
+    pub fn average(&self) -> &NamedTensors {
+        self.ema.parameters()
+    }
+
+    /// One step on the loss `[1]` that `loss` computes.
+    ///
+    /// # Errors
+    ///
+    /// What `loss` returns; a loss or gradients that are not finite.
+    pub fn step(&mut self, learning_rate: f64, loss: impl FnOnce(&M) -> Result<Tensor<1>>) -> Result<Step> {
+        let Some(module) = self.module.take() else {
+            return Err(Error::request("training", "a run that failed before", "a run that is begun again"));
+        };
+        let loss = loss(&module)?;
+        let value =
+            f64::from(uno_core::tensor_to_vec(loss.clone().inner())?.first().copied().unwrap_or(f32::NAN));
+        let gradients = NamedTensors::gradients_of(&module, &loss.backward());
+        let (gradients, norm) = clip_global_norm(gradients, self.settings.max_norm)?;
+        self.optimizer.step(&mut self.parameters, &gradients, learning_rate);
+        self.ema.update(&self.parameters);
+        self.module = Some(self.parameters.into_module(module));
+        Ok(Step { loss: value, norm })
+    }
+
+    /// Writes all that is needed to go on.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut state = self.optimizer.state();
+        state.add(self.parameters.prefixed(PARTS[0]));
+        state.add(self.average().prefixed(PARTS[1]));
+        let device =
+            self.parameters.iter().next().map(|(_, values)| values.data().device()).unwrap_or_default();
+        // Exact up to 2^24 steps.
+        state.insert(STEPS, Values::new(Tensor::<1>::from_floats([self.steps() as f32], &device)));
+        state.write(path, StorageDtype::F32, &BTreeMap::new())
+    }
+
+    /// Goes on from a file of [`save`](Self::save).
+    ///
+    /// # Errors
+    ///
+    /// A file of another module, or one that is damaged.
+    pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
+        let state = NamedTensors::read(&Checkpoint::open(path)?, device);
+        let [parameters, average] = PARTS.map(|part| state.below(part));
+        parameters.check_like(&self.parameters, path)?;
+        average.check_like(&self.parameters, path)?;
+        let steps = state.get(STEPS).map(|steps| uno_core::tensor_to_vec(steps.data())).transpose()?;
+        let steps = steps.and_then(|steps| steps.first().copied());
+        let steps = steps.ok_or_else(|| Error::format(path, "does not say how many steps were done"))?;
+        let mut moments = NamedTensors::default();
+        for prefix in ["exp_avg.", "exp_avg_sq."] {
+            moments.add(state.below(prefix).prefixed(prefix));
+        }
+        self.optimizer.restore(&moments, steps as u64, path)?;
+        self.module = self.module.take().map(|module| parameters.into_module(module));
+        (self.parameters, self.ema) = (parameters, Ema::new(self.settings.ema_decay, average));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "flex")]
+mod tests {
+    use burn::module::Param;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Line {
+        slope: Param<Tensor<1>>,
+    }
+
+    fn trainer() -> Trainer<Line> {
+        let start = Tensor::from_floats([5.0, -3.0, 0.5], &Device::flex().autodiff());
+        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        Trainer::new(Line { slope: Param::from_tensor(start) }, settings)
+    }
+
+    fn steps(trainer: &mut Trainer<Line>, count: usize) -> f64 {
+        let one = |trainer: &mut Trainer<Line>| {
+            trainer.step(0.1, |line| Ok((line.slope.val() - 1.0).square().sum())).unwrap().loss
+        };
+        (0..count).map(|_| one(trainer)).last().unwrap()
+    }
+
+    #[test]
+    fn a_run_that_is_resumed_ends_with_the_same_bits_as_one_that_was_not_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let mut whole = trainer();
+        let first = steps(&mut whole, 1);
+        assert!(steps(&mut whole, 29) < 0.2 * first);
+        let mut begun = trainer();
+        steps(&mut begun, 13);
+        begun.save(&path).unwrap();
+        let mut resumed = trainer();
+        resumed.restore(&path, &Device::flex()).unwrap();
+        assert_eq!(resumed.steps(), 13);
+        steps(&mut resumed, 17);
+        for (a, b) in [(whole.parameters(), resumed.parameters()), (whole.average(), resumed.average())] {
+            assert_eq!(
+                a.get("slope").unwrap().data().into_data(),
+                b.get("slope").unwrap().data().into_data()
+            );
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_module_is_refused_and_a_loss_that_is_no_number_stops_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let other = Tensor::from_floats([1.0; 4], &Device::flex().autodiff());
+        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        Trainer::new(Line { slope: Param::from_tensor(other) }, settings).save(&path).unwrap();
+        let mut trainer = trainer();
+        let error = trainer.restore(&path, &Device::flex()).unwrap_err().to_string();
+        assert!(error.contains("wanted [3]"), "{error}");
+        assert!(trainer.step(0.1, |line| Ok((line.slope.val() * f32::NAN).sum())).is_err());
+        // The state is unchanged, but the run has ended.
+        assert!(trainer.step(0.1, |line| Ok(line.slope.val().sum())).is_err());
+    }
+}
