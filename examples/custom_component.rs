@@ -101,7 +101,8 @@ fn main() -> anyhow::Result<()> {
     let source = embedded()?;
 
     let text = load_text_encoder(&source, &options)?;
-    let negative = text.encode(&["blurry, low quality".into()])?;
+    // The prompt that says nothing: what is common to all pictures.
+    let negative = text.encode(&[String::new()])?;
     let text = Remembering { inner: text, known: Mutex::default() };
     let model = WithNegativePrompt { inner: load_transformer(&source, &options)?, negative, scale: 2.0 };
     let codec = LatentColours(load_autoencoder(&source, &options)?);
@@ -113,7 +114,7 @@ fn main() -> anyhow::Result<()> {
         }
         ControlFlow::Continue(())
     };
-    let request = Request::new("a teapot on a table").with_size(256, 256).with_steps(4);
+    let request = Request::with_defaults("a red teapot with white dots on a wooden table", source.defaults());
     let generation = pipeline.generate(&request, &watch)?;
     generation.pictures[0].picture.save(&path)?;
 

@@ -11,13 +11,13 @@ use clap::{Parser, ValueEnum};
 use uno_core::noise::NoiseSource;
 use uno_core::sampling::SequenceLength;
 use uno_core::weights::Checkpoint;
-use uno_models::Request;
 use uno_models::checkpoint::ModelType;
 use uno_models::components::LoraMerge;
 use uno_models::eval::Shard;
 use uno_models::memory::Budget;
 use uno_models::request::{MAX_SIDE, MULTIPLE, NoiseDtype};
 use uno_models::unope::UnoPe;
+use uno_models::{Defaults, Request};
 
 /// Makes pictures of the subjects in reference pictures, as a prompt describes (UNO on FLUX.1).
 ///
@@ -32,22 +32,22 @@ pub struct Arguments {
     /// Pictures of the subjects, in order; none for plain text-to-image
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub image_paths: Vec<PathBuf>,
-    /// Width in pixels; rounded down to a multiple of 16
-    #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
-    pub width: usize,
-    /// Height in pixels; rounded down to a multiple of 16
-    #[arg(long, default_value_t = 512, value_parser = whole::<usize>, allow_negative_numbers = true)]
-    pub height: usize,
+    /// Width in pixels; rounded down to a multiple of 16 [default: 512; 128 for the small model inside the program]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    pub width: Option<usize>,
+    /// Height in pixels; rounded down to a multiple of 16 [default: 512; 128 for the small model]
+    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    pub height: Option<usize>,
     /// Steps of the sampler
     #[arg(long, default_value_t = 25, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub num_steps: usize,
-    /// How closely the prompt is followed
-    #[arg(long, default_value_t = 4.0, allow_negative_numbers = true)]
-    pub guidance: f32,
+    /// How closely the prompt is followed [default: 4; 1 for the small model]
+    #[arg(long, allow_negative_numbers = true)]
+    pub guidance: Option<f32>,
     /// Which noise to start from: the same seed gives the same picture
     #[arg(long, default_value_t = 3407, value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub seed: u64,
-    /// Longer side that references are scaled to; -1: 512 for one reference, 320 for more
+    /// Longer side that references are scaled to; -1: 512 for one reference, 320 for more (128 and 80 for the small model)
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     pub ref_size: i64,
     /// How references are placed: d (diagonal), h (rows only), w (columns only), o (no offset)
@@ -244,12 +244,12 @@ impl Arguments {
     }
 
     /// The request for one prompt, without references.
-    pub fn request(&self, prompt: &str, device: &Device) -> Result<Request> {
-        let mut request = Request::new(prompt)
-            .with_size(self.width, self.height)
-            .with_steps(self.num_steps)
-            .with_seed(self.seed);
-        request.guidance = self.guidance;
+    pub fn request(&self, prompt: &str, defaults: Defaults, device: &Device) -> Result<Request> {
+        let mut request =
+            Request::with_defaults(prompt, defaults).with_steps(self.num_steps).with_seed(self.seed);
+        request.width = self.width.unwrap_or(request.width);
+        request.height = self.height.unwrap_or(request.height);
+        request.guidance = self.guidance.unwrap_or(request.guidance);
         request.ref_size = match self.ref_size {
             -1 => None,
             size => Some(u32::try_from(size).ok().with_context(|| {

@@ -17,7 +17,7 @@ use uno_models::eval::{Entry, read_prompts};
 use uno_models::memory::Geometry;
 use uno_models::output::{FileRecord, ReferenceRecord, Settings, concat_horizontally, save};
 use uno_models::picture::{DecodeOptions, Picture};
-use uno_models::preprocess::{default_long_side, preprocess_ref};
+use uno_models::preprocess::preprocess_ref;
 use uno_models::request::Sample;
 use uno_models::{Request, UnoPipeline};
 
@@ -117,10 +117,7 @@ impl Job {
     /// Sizes of picture and references, without making anything.
     fn geometry(&self, model: &Model) -> Result<Geometry> {
         let (width, height) = self.request.validate(model.channels(), model.downsampling())?;
-        let long_side = match self.request.ref_size {
-            Some(side) => side,
-            None => default_long_side(self.references.len()),
-        };
+        let long_side = self.request.long_side_of(self.references.len());
         let size = |picture: Picture| Ok(uno_models::preprocess::preprocessed_size(&picture, long_side)?);
         let references = self.open_references()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
         let geometry = Geometry::new(width, height).with_references(references);
@@ -171,9 +168,10 @@ fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> 
         }
     };
     let n = arguments.num_images_per_prompt.get();
+    let defaults = model::defaults(arguments);
     let mut jobs = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
-        let request = arguments.request(&entry.prompt, device)?.with_images_per_prompt(n)?;
+        let request = arguments.request(&entry.prompt, defaults, device)?.with_images_per_prompt(n)?;
         ensure!(
             request.latents.is_none() || entries.len() * n == 1,
             "--noise with a file makes one picture; got {} prompts and {n} pictures each",

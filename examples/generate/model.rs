@@ -7,11 +7,11 @@ use burn::tensor::{Device, FloatDType};
 use uno_core::device::{check_dtype, is_cpu};
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, Storage};
-use uno_models::UnoPipeline;
 use uno_models::checkpoint::{CheckpointOptions, EMBEDDED, discover, embedded};
 use uno_models::components::{ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::output::{ModelInfo, ModelRecord, Settings};
+use uno_models::{Defaults, UnoPipeline};
 
 use super::arguments::{AddedLora, Arguments};
 use super::progress::Bars;
@@ -33,22 +33,7 @@ impl Model {
         device: &Device,
         bars: &Bars,
     ) -> Result<Self> {
-        let mut options = CheckpointOptions {
-            model_dir: arguments.model.clone(),
-            model_type: arguments.model_type,
-            dit: arguments.dit.clone(),
-            ae: arguments.ae.clone(),
-            t5: arguments.t5.clone(),
-            clip: arguments.clip.clone(),
-            t5_tokenizer: arguments.t5_tokenizer.clone(),
-            clip_tokenizer: arguments.clip_tokenizer.clone(),
-            lora: arguments.lora.clone(),
-            use_lora: arguments.lora_scale != 0.0,
-            allow_download: arguments.download,
-            offline: arguments.offline,
-            ..CheckpointOptions::default()
-        };
-        let named = options.names_anything() || arguments.model_type.is_some() || arguments.download;
+        let mut options = checkpoint_options(arguments);
         if let Some(settings) = repeated {
             let explicit = arguments.model.is_some() || arguments.dit.is_some();
             if settings.model_type == EMBEDDED && !explicit {
@@ -64,7 +49,7 @@ impl Model {
                 (options.dit, options.ae, options.lora) = (path("dit"), path("ae"), path("lora"));
                 (options.t5, options.clip) = (path("t5"), path("clip"));
             }
-        } else if !named {
+        } else if !names_model(arguments, &options) {
             return Self::embedded(arguments, repeated, device, bars);
         }
         let files = discover(&options, bars)?;
@@ -81,8 +66,8 @@ impl Model {
         bars: &Bars,
     ) -> Result<Self> {
         bars.say(
-            "No model was named, so this uses the small one inside the program. Its weights are random: it makes patterns, not \
-             pictures of anything.\nFor the real one give --model DIR, or --download to fetch FLUX.1-dev and UNO from the \
+            "No model was named, so this uses uno-tiny, the small one inside the program: 128x128 pixels, and a world of mugs, \
+             balls, robots, birds, cars, houses, fish and teapots (docs/uno-tiny.md).\nFor the real one give --model DIR, or --download to fetch FLUX.1-dev and UNO from the \
              Hugging Face hub (37 GB; FLUX.1-dev's licence is non-commercial). See docs/checkpoints.md.",
         );
         Self::new(embedded()?, arguments, repeated, device)
@@ -155,6 +140,38 @@ impl Model {
             bars.say(&plan.to_string());
         }
         Ok(load(&self.source, &self.options, bars)?)
+    }
+}
+
+/// Where the command line says that the model is.
+fn checkpoint_options(arguments: &Arguments) -> CheckpointOptions {
+    CheckpointOptions {
+        model_dir: arguments.model.clone(),
+        model_type: arguments.model_type,
+        dit: arguments.dit.clone(),
+        ae: arguments.ae.clone(),
+        t5: arguments.t5.clone(),
+        clip: arguments.clip.clone(),
+        t5_tokenizer: arguments.t5_tokenizer.clone(),
+        clip_tokenizer: arguments.clip_tokenizer.clone(),
+        lora: arguments.lora.clone(),
+        use_lora: arguments.lora_scale != 0.0,
+        allow_download: arguments.download,
+        offline: arguments.offline,
+        ..CheckpointOptions::default()
+    }
+}
+
+/// Whether a model is named, on the command line or by the environment.
+fn names_model(arguments: &Arguments, options: &CheckpointOptions) -> bool {
+    options.names_anything() || arguments.model_type.is_some() || arguments.download
+}
+
+/// The settings that the model was made for, before it is opened.
+pub fn defaults(arguments: &Arguments) -> Defaults {
+    match names_model(arguments, &checkpoint_options(arguments)) {
+        true => Defaults::UNO,
+        false => Defaults::UNO_TINY,
     }
 }
 

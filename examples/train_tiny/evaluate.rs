@@ -1,13 +1,13 @@
 //! The part that judges: held-out looks, with their references, with none, with those of others, and without any model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use uno_core::image::Pixels;
 use uno_core::traits::Silent;
-use uno_models::Request;
 use uno_models::checkpoint::{CheckpointOptions, discover};
 use uno_models::components::{ModelSource, PipelineOptions, load};
 use uno_models::picture::Picture;
@@ -16,28 +16,51 @@ use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::data::{Pair, pair};
 use uno_models::tiny::evaluation::{Judge, Scores};
 use uno_models::unope::UnoPe;
-
-use crate::uno::REFERENCE;
+use uno_models::{Defaults, Request};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Pictures of each kind
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 48)]
     count: usize,
     /// Steps of the sampler
     #[arg(long, default_value_t = 25)]
     steps: usize,
+    /// Guidance; what the model was made for if not given
+    #[arg(long)]
+    guidance: Option<f32>,
     /// How references are placed: d, h, w or o
     #[arg(long, default_value = "d")]
     pe: UnoPe,
+    /// LoRA in place of the one in the model's folder
+    #[arg(long)]
+    lora: Option<PathBuf>,
     /// Name of the result's files below --out
     #[arg(long, default_value = "evaluation")]
     name: String,
 }
 
+impl Arguments {
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+        let mut defaults = Defaults::UNO_TINY;
+        defaults.guidance = self.guidance.unwrap_or(defaults.guidance);
+        let candidate = Candidate {
+            pipeline: open(out, self.lora.clone())?,
+            defaults,
+            pe: self.pe,
+            steps: self.steps,
+        };
+        let evaluation = evaluate(&candidate, self.count, &ALL, seed)?;
+        crate::sheet::write(&out.join(format!("{}.png", self.name)), &evaluation.sheet, 8)?;
+        let json = serde_json::to_string_pretty(&evaluation.rows)?;
+        Ok(std::fs::write(out.join(format!("{}.json", self.name)), json)?)
+    }
+}
+
 /// Whose references are given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum References {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum References {
     /// The subjects' own.
     Own,
     /// None.
@@ -50,65 +73,101 @@ enum References {
 
 const ALL: [References; 4] = [References::Own, References::None, References::Shuffled, References::Rendered];
 
-impl Arguments {
-    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
-        let options =
-            CheckpointOptions { model_dir: Some(out.join("model")), ..CheckpointOptions::default() };
-        let source = ModelSource::open(&discover(&options, &())?)?;
-        let pipeline = load(&source, &PipelineOptions::new(&Device::flex()), &Silent)?;
-        let judge = Judge::new();
-        let mut rows = Vec::new();
-        let mut sheet = Vec::new();
-        for count in 1..=3 {
-            let pairs: Vec<Pair> = (0..self.count).map(|i| pair(seed, i, count, true)).collect();
-            for references in ALL {
-                let mut scores = Vec::new();
-                for (i, wanted) in pairs.iter().enumerate() {
-                    let given = match references {
-                        References::Shuffled => &pairs[(i + 1) % pairs.len()],
-                        _ => wanted,
-                    };
-                    let picture = match references {
-                        References::Rendered => wanted.composition.render(SIDE),
-                        _ => self.generate(&pipeline, wanted, given, references, i as u64)?,
-                    };
-                    if references == References::Own && i < 8 {
-                        sheet.extend(given.references.iter().map(|view| view.render(SIDE)));
-                        sheet.extend((count..3).map(|_| blank()));
-                        sheet.push(picture.clone());
-                    }
-                    scores.push(judge.judge(&picture, &wanted.composition, seed + i as u64));
-                }
-                let row = row(count, references, &scores);
-                println!("{row}");
-                rows.push(row);
-            }
-        }
-        crate::sheet::write(&out.join(format!("{}.png", self.name)), &sheet, 8)?;
-        Ok(std::fs::write(out.join(format!("{}.json", self.name)), serde_json::to_string_pretty(&rows)?)?)
-    }
+/// What is judged.
+pub struct Candidate {
+    /// The model.
+    pub pipeline: UnoPipeline,
+    /// Sizes and guidance.
+    pub defaults: Defaults,
+    /// How references are placed.
+    pub pe: UnoPe,
+    /// Steps of the sampler.
+    pub steps: usize,
+}
 
-    fn generate(
-        &self,
-        pipeline: &UnoPipeline,
-        wanted: &Pair,
-        given: &Pair,
-        references: References,
-        seed: u64,
-    ) -> Result<Pixels> {
-        let mut request =
-            Request::new(wanted.prompt.clone()).with_size(SIDE, SIDE).with_steps(self.steps).with_seed(seed);
-        // As in training.
-        request.guidance = 1.0;
+/// Means over the pictures of one kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Row {
+    /// Subjects in a picture.
+    pub subjects: usize,
+    /// Whose references were given.
+    pub references: References,
+    /// Share of subjects whose own look is the nearest of 16.
+    pub identity: f32,
+    /// Share of other looks that are further away than the own.
+    pub rank: f32,
+    /// Distance of the own look.
+    pub distance: f32,
+    /// Share of pictures of the scene asked for.
+    pub scene: f32,
+    /// Share of pictures whose subjects lie as asked for.
+    pub relation: Option<f32>,
+}
+
+/// Rows, and pictures to look at: of each sample its three references (white where there are fewer) and the result.
+pub struct Evaluation {
+    pub rows: Vec<Row>,
+    pub sheet: Vec<Pixels>,
+}
+
+/// Loads the model that was trained in `out`.
+pub fn open(out: &Path, lora: Option<PathBuf>) -> Result<UnoPipeline> {
+    let options =
+        CheckpointOptions { model_dir: Some(out.join("model")), lora, ..CheckpointOptions::default() };
+    let source = ModelSource::open(&discover(&options, &())?)?;
+    Ok(load(&source, &PipelineOptions::new(&Device::flex()), &Silent)?)
+}
+
+/// Judges `count` pictures each of one, two and three subjects, for each kind of `references`.
+pub fn evaluate(
+    candidate: &Candidate,
+    count: usize,
+    references: &[References],
+    seed: u64,
+) -> Result<Evaluation> {
+    let judge = Judge::new();
+    let mut evaluation = Evaluation { rows: Vec::new(), sheet: Vec::new() };
+    for subjects in 1..=3 {
+        let pairs: Vec<Pair> = (0..count).map(|i| pair(seed, i, subjects, true)).collect();
+        for &references in references {
+            let mut scores = Vec::new();
+            for (i, wanted) in pairs.iter().enumerate() {
+                let given = match references {
+                    References::Shuffled => &pairs[(i + 1) % pairs.len()],
+                    _ => wanted,
+                };
+                let picture = match references {
+                    References::Rendered => wanted.composition.render(SIDE),
+                    _ => candidate.generate(wanted, given, references, i as u64)?,
+                };
+                if references == References::Own && i < 8 {
+                    evaluation.sheet.extend(given.references.iter().map(|view| view.render(SIDE)));
+                    evaluation.sheet.extend((subjects..3).map(|_| blank()));
+                    evaluation.sheet.push(picture.clone());
+                }
+                scores.push(judge.judge(&picture, &wanted.composition, seed + i as u64));
+            }
+            let row = Row::of(subjects, references, &scores);
+            println!("{}", serde_json::to_string(&row)?);
+            evaluation.rows.push(row);
+        }
+    }
+    Ok(evaluation)
+}
+
+impl Candidate {
+    fn generate(&self, wanted: &Pair, given: &Pair, references: References, seed: u64) -> Result<Pixels> {
+        let mut request = Request::with_defaults(wanted.prompt.clone(), self.defaults)
+            .with_steps(self.steps)
+            .with_seed(seed);
         request.pe = self.pe;
         if references != References::None {
-            request.ref_size = Some(REFERENCE[usize::from(given.references.len() > 1)] as u32);
             for view in &given.references {
                 request.references.push(picture(&view.render(SIDE))?);
             }
         }
-        let generated = pipeline.generate(&request, &Silent)?;
-        let one = generated.pictures.into_iter().next().ok_or_else(|| anyhow::anyhow!("no picture"))?;
+        let generated = self.pipeline.generate(&request, &Silent)?;
+        let one = generated.pictures.into_iter().next().context("a picture for one prompt")?;
         let (width, height) = (one.picture.width() as usize, one.picture.height() as usize);
         Ok(Pixels { width, height, rgb: one.picture.into_raw() })
     }
@@ -124,20 +183,24 @@ fn picture(pixels: &Pixels) -> Result<Picture> {
     Ok(Picture::from_rgb("reference", rgb.context("a picture of as many pixels as it says")?))
 }
 
-/// Means of scores.
-fn row(count: usize, references: References, scores: &[Scores]) -> serde_json::Value {
-    let mean = |values: Vec<f32>| {
-        (values.iter().sum::<f32>() / values.len().max(1) as f32 * 1000.0).round() / 1000.0
-    };
-    let flag = |x: bool| f32::from(u8::from(x));
-    let each = |f: fn(&Scores) -> Vec<f32>| mean(scores.iter().flat_map(f).collect());
-    serde_json::json!({
-        "subjects": count,
-        "references": format!("{references:?}").to_lowercase(),
-        "identity": mean(scores.iter().flat_map(|s| s.is_right.iter().map(|&x| flag(x))).collect()),
-        "rank": each(|s| s.rank.clone()),
-        "distance": each(|s| s.distance.clone()),
-        "scene": mean(scores.iter().map(|s| flag(s.scene)).collect()),
-        "relation": mean(scores.iter().filter_map(|s| s.relation.map(flag)).collect()),
-    })
+impl Row {
+    fn of(subjects: usize, references: References, scores: &[Scores]) -> Self {
+        let flag = |x: bool| f32::from(u8::from(x));
+        let each = |f: fn(&Scores) -> &[f32]| mean(scores.iter().flat_map(|s| f(s).iter().copied()));
+        Self {
+            subjects,
+            references,
+            identity: mean(scores.iter().flat_map(|s| s.is_right.iter().map(|&x| flag(x)))),
+            rank: each(|s| &s.rank),
+            distance: each(|s| &s.distance),
+            scene: mean(scores.iter().map(|s| flag(s.scene))),
+            relation: (subjects > 1).then(|| mean(scores.iter().filter_map(|s| s.relation.map(flag)))),
+        }
+    }
+}
+
+/// The mean, to three digits.
+fn mean(values: impl Iterator<Item = f32>) -> f32 {
+    let (sum, count) = values.fold((0.0, 0.0_f32), |(sum, count), x| (sum + x, count + 1.0));
+    (sum / count.max(1.0) * 1000.0).round() / 1000.0
 }

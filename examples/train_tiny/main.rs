@@ -2,9 +2,11 @@
 //!
 //! Trains uno-tiny from scratch, part by part; each part goes on where it was stopped.
 
+mod ablate;
 mod autoencoder;
 mod base;
 mod evaluate;
+mod references;
 mod sheet;
 mod uno;
 
@@ -42,6 +44,10 @@ enum Part {
     Uno(uno::Arguments),
     /// Judges the model on looks that were held out
     Evaluate(evaluate::Arguments),
+    /// Trains and judges UNO with parts left out, several seeds each, and writes a table (hours)
+    Ablate(ablate::Arguments),
+    /// Writes reference pictures to try the model with
+    References(references::Arguments),
     /// Prints captions of the world, for the tokenizers
     Captions {
         /// How many
@@ -69,6 +75,8 @@ impl Arguments {
             Part::Base(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),
             Part::Evaluate(part) => part.run(&self.out, self.seed),
+            Part::Ablate(part) => part.run(&self.out, self.seed),
+            Part::References(part) => part.run(self.seed),
             Part::Captions { count } => {
                 (0..*count).for_each(|i| println!("{}", scene(self.seed, i).1));
                 Ok(())

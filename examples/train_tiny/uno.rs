@@ -1,29 +1,28 @@
 //! The part of UNO: pictures and lists on disk, then both stages, as anyone trains UNO's LoRA (docs/training.md).
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use uno_core::image::Pixels;
-use uno_models::tiny::autoencoder::{SIDE, SMALL};
+use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::data::pair;
 use uno_models::train::{Start, TrainConfig, TrainEvent, TrainObserver, open_model, train};
-
-/// Pixels per side of a single reference, and of one of several.
-pub const REFERENCE: [usize; 2] = [SIDE, SMALL];
+use uno_models::unope::UnoPe;
+use uno_models::{Defaults, Request};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Pictures of each number of references
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
     /// Steps of the first and of the second stage
     #[arg(long, num_args = 2, default_values_t = [3000, 3000])]
     steps: Vec<u64>,
     /// How references are placed: d, h, w or o
     #[arg(long, default_value = "d")]
-    pe: String,
+    pe: UnoPe,
     /// Folder below --out for this run; several with other settings share the pictures
     #[arg(long, default_value = "uno")]
     name: String,
@@ -31,55 +30,88 @@ pub struct Arguments {
 
 impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
-        let folder = std::path::absolute(out)?;
-        let pictures = folder.join("pairs");
-        for count in 1..=3 {
-            write_pairs(&pictures, seed, count, self.pairs)?;
-        }
         let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
-        let list = |count: usize| pictures.join(format!("{count}.json"));
-        let stage = |name: &str, counts: &[usize], steps: u64, ref_size: usize| {
-            let data: Vec<_> =
-                counts.iter().map(|&count| serde_json::json!({ "path": list(count) })).collect();
+        let pictures = Pictures { seed, count: self.pairs };
+        let stages = Stages { steps: [first, second], pe: self.pe, seed };
+        let lora = stages.train(out, &self.name, &pictures)?;
+        std::fs::copy(lora, out.join("model/dit_lora.safetensors"))?;
+        Ok(())
+    }
+}
+
+/// Pictures of each number of references, unless it is said otherwise.
+pub const PAIRS: usize = 3000;
+
+/// Which pictures are trained on.
+pub struct Pictures {
+    /// Which random numbers they are drawn with.
+    pub seed: u64,
+    /// How many of each number of references.
+    pub count: usize,
+}
+
+/// How UNO is trained.
+pub struct Stages {
+    /// Steps with one reference, then with two and three; a stage of no steps is left out.
+    pub steps: [u64; 2],
+    /// How references are placed.
+    pub pe: UnoPe,
+    /// Random numbers of the training itself.
+    pub seed: u64,
+}
+
+impl Stages {
+    /// Trains in the folder `name` below `out`, or goes on there; returns the file of the average LoRA.
+    pub fn train(&self, out: &Path, name: &str, pictures: &Pictures) -> Result<PathBuf> {
+        let folder = std::path::absolute(out)?;
+        let pairs = folder.join("pairs");
+        for count in 1..=3 {
+            write_pairs(&pairs, pictures, count)?;
+        }
+        let stage = |name: &str, counts: &[usize], steps: u64| {
+            let data: Vec<_> = counts
+                .iter()
+                .map(|count| serde_json::json!({ "path": pairs.join(format!("{count}.json")) }))
+                .collect();
+            // As generation will take them.
+            let ref_size = Request::with_defaults("", Defaults::UNO_TINY).long_side_of(counts[0]);
             serde_json::json!({
                 "name": name, "data": data, "steps": steps, "learning_rate": 1e-3, "warmup_steps": 50, "decay": "cosine",
-                "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe,
+                "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
             })
         };
-        // A stage of no steps is left out: for ablations.
+        let [first, second] = self.steps;
         let stages = [
-            (first > 0).then(|| stage("single", &[1], first, REFERENCE[0])),
-            (second > 0).then(|| stage("multi", &[2, 3], second, REFERENCE[1])),
+            (first > 0).then(|| stage("single", &[1], first)),
+            (second > 0).then(|| stage("multi", &[2, 3], second)),
         ];
         let config = serde_json::json!({
-            "output": folder.join(&self.name), "seed": seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,
+            "output": folder.join(name), "seed": self.seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,
             "model": { "dir": folder.join("model"), "model_type": "flux-dev" },
             "lora": { "rank": 32 }, "ema_decay": 0.995, "gradient_checkpointing": false,
             "cache": { "folder": folder.join("cache") }, "checkpoint_every": 200, "keep_checkpoints": 2,
             "stages": stages.into_iter().flatten().collect::<Vec<_>>(),
         });
-        let path = folder.join(format!("{}.json", self.name));
+        std::fs::create_dir_all(folder.join(name))?;
+        let path = folder.join(name).join("config.json");
         std::fs::write(&path, format!("{config:#}\n"))?;
         let config = TrainConfig::read(&path)?;
         let finished = train(&config, &open_model(&config, &())?, &Start::Latest, &Lines)?;
-        let name = "dit_lora_ema.safetensors";
-        let lora = Some(finished.checkpoint.join(name)).filter(|path| path.exists());
-        let lora = lora.with_context(|| format!("{} holds no {name}", finished.checkpoint.display()))?;
-        std::fs::copy(lora, folder.join("model/dit_lora.safetensors"))?;
-        Ok(())
+        let file = "dit_lora_ema.safetensors";
+        let lora = Some(finished.checkpoint.join(file)).filter(|path| path.exists());
+        lora.with_context(|| format!("{} holds no {file}", finished.checkpoint.display()))
     }
 }
 
 /// Writes targets, references and their list, unless they are there.
-fn write_pairs(folder: &Path, seed: u64, count: usize, pairs: usize) -> Result<()> {
+fn write_pairs(folder: &Path, pictures: &Pictures, count: usize) -> Result<()> {
     let list = folder.join(format!("{count}.json"));
     if list.exists() {
         return Ok(());
     }
-    let pictures = folder.join(count.to_string());
-    std::fs::create_dir_all(&pictures)?;
+    std::fs::create_dir_all(folder.join(count.to_string()))?;
     let write = |i: usize| -> Result<serde_json::Value> {
-        let pair = pair(seed, i, count, false);
+        let pair = pair(pictures.seed, i, count, false);
         let target = format!("{count}/{i:05}.png");
         save(&folder.join(&target), &pair.composition.render(SIDE))?;
         let references = pair.references.iter().enumerate().map(|(k, view)| {
@@ -90,7 +122,7 @@ fn write_pairs(folder: &Path, seed: u64, count: usize, pairs: usize) -> Result<(
         let references = references.collect::<Result<Vec<_>>>()?;
         Ok(serde_json::json!({ "prompt": pair.prompt, "image_paths": references, "image_tgt_path": target }))
     };
-    let entries: Vec<serde_json::Value> = (0..pairs).into_par_iter().map(write).collect::<Result<_>>()?;
+    let entries: Vec<serde_json::Value> = (0..pictures.count).into_par_iter().map(write).collect::<Result<_>>()?;
     Ok(std::fs::write(list, serde_json::to_string_pretty(&entries)?)?)
 }
 

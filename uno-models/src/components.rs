@@ -13,10 +13,11 @@ use uno_core::traits::{Event, Observer, TextEncoder, TextEncoding};
 use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
-use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, ModelType, T5TokenizerFiles};
+use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, EMBEDDED, ModelType, T5TokenizerFiles};
 use crate::error::{Error, Result};
 use crate::output::FileRecord;
 use crate::pipeline::UnoPipeline;
+use crate::request::Defaults;
 
 /// Whether LoRAs are added to the weights once, or computed beside them at each step. The result is the same up to rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -196,6 +197,11 @@ impl ModelSource {
         })
     }
 
+    /// The settings that the model was made for.
+    pub fn defaults(&self) -> Defaults {
+        if self.model_type == EMBEDDED { Defaults::UNO_TINY } else { Defaults::UNO }
+    }
+
     /// Whether any LoRA is used.
     pub fn has_lora(&self) -> bool {
         self.lora.is_some() || !self.more_loras.is_empty()
@@ -335,6 +341,7 @@ pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Obse
     };
     pipeline.checkpoints =
         source.checkpoints().into_iter().map(|(_, checkpoint)| checkpoint.clone()).collect();
+    pipeline.defaults = source.defaults();
     Ok(pipeline)
 }
 

@@ -35,4 +35,4 @@ pub mod unope;
 
 pub use error::{Error, Result};
 pub use pipeline::{Generated, Generation, UnoPipeline};
-pub use request::Request;
+pub use request::{Defaults, Request};

@@ -17,7 +17,7 @@ use crate::conditioning::condition;
 use crate::encodings::Encodings;
 use crate::error::{Error, Result};
 use crate::preprocess::preprocess_ref;
-use crate::request::{Request, Sample};
+use crate::request::{Defaults, Request, Sample};
 
 /// UNO: text encoder, latent codec and velocity model, ready to generate.
 ///
@@ -31,6 +31,7 @@ pub struct UnoPipeline {
     encodings: Encodings,
     /// Where the weights came from, to name a damaged one.
     pub(crate) checkpoints: Vec<Checkpoint>,
+    pub(crate) defaults: Defaults,
 }
 
 /// One picture of a generation.
@@ -75,7 +76,18 @@ impl UnoPipeline {
             dtype,
             encodings: Encodings::default(),
             checkpoints: Vec::new(),
+            defaults: Defaults::default(),
         }
+    }
+
+    /// The settings that the model was made for; the official ones unless it is the small one inside the program.
+    pub fn defaults(&self) -> Defaults {
+        self.defaults
+    }
+
+    /// One picture of `prompt` with the settings that the model was made for.
+    pub fn request(&self, prompt: impl Into<String>) -> Request {
+        Request::with_defaults(prompt, self.defaults)
     }
 
     /// Generates the pictures of a request. The whole request is checked before any work.

@@ -9,11 +9,6 @@ use crate::error::{Error, Result};
 use crate::picture::Picture;
 use crate::request::MULTIPLE;
 
-/// The longer side that references are scaled to, by their number: 512 for one (or none), 320 for more.
-pub fn default_long_side(references: usize) -> u32 {
-    if references <= 1 { 512 } else { 320 }
-}
-
 /// Scales a picture so that its longer side is `long_side` (small ones are enlarged), drops its alpha channel, and crops
 /// both sides around the centre to multiples of 16.
 ///
@@ -238,11 +233,6 @@ mod tests {
 
     fn plain(width: u32, height: u32) -> Picture {
         Picture::from_rgb("x", RgbImage::from_pixel(width, height, Rgb([9, 99, 199])))
-    }
-
-    #[test]
-    fn one_reference_is_512_long_and_more_are_320() {
-        assert_eq!([0, 1, 2, 7].map(default_long_side), [512, 512, 320, 320]);
     }
 
     #[test]

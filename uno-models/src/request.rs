@@ -8,7 +8,6 @@ use uno_core::sampling::SequenceLength;
 
 use crate::error::{Error, Result};
 use crate::picture::Picture;
-use crate::preprocess::default_long_side;
 use crate::unope::UnoPe;
 
 /// Pixels per token along each side: pictures are rounded down to multiples of this.
@@ -49,9 +48,39 @@ impl NoiseDtype {
     }
 }
 
+/// The settings that a model was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// Width and height of a picture in pixels.
+    pub side: usize,
+    /// Longer side that a single reference is scaled to, and each of several.
+    pub ref_sizes: [u32; 2],
+    /// Guidance.
+    pub guidance: f32,
+}
+
+impl Defaults {
+    /// Those of the official command line, for UNO on FLUX.1: 512x512, references of 512, or of 320 if there are several, guidance 4.
+    pub const UNO: Self = Self { side: 512, ref_sizes: [512, 320], guidance: 4.0 };
+    /// Those of the small model that the programs carry (`docs/uno-tiny.md`): 128x128, references of 128 or 80, guidance 1.
+    pub const UNO_TINY: Self = Self { side: 128, ref_sizes: [128, 80], guidance: 1.0 };
+
+    /// The longer side that references are scaled to, by their number.
+    pub fn long_side(&self, references: usize) -> u32 {
+        self.ref_sizes[usize::from(references > 1)]
+    }
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self::UNO
+    }
+}
+
 /// A generation: one or more samples with the same references and settings, computed together.
 ///
-/// Defaults are those of the official command line: 512x512, 25 steps, guidance 4, seed 3407.
+/// Defaults are those of the official command line: 512x512, 25 steps, guidance 4, seed 3407. Those of a loaded model are in
+/// [`UnoPipeline::request`](crate::UnoPipeline::request).
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The pictures to make.
@@ -66,8 +95,10 @@ pub struct Request {
     pub num_steps: usize,
     /// How closely the prompt is followed (an input of the distilled model, not classifier-free guidance).
     pub guidance: f32,
-    /// Longer side that references are scaled to; by default 512 for one reference, 320 for more.
+    /// Longer side that references are scaled to; by default [`ref_sizes`](Self::ref_sizes) says it.
     pub ref_size: Option<u32>,
+    /// Longer side of a single reference, and of each of several, where `ref_size` does not say it: 512 and 320.
+    pub ref_sizes: [u32; 2],
     /// How references are placed.
     pub pe: UnoPe,
     /// Whose random numbers the noise is.
@@ -87,16 +118,22 @@ pub struct Request {
 }
 
 impl Request {
-    /// One picture of `prompt` with the default settings.
+    /// One picture of `prompt` with the official default settings.
     pub fn new(prompt: impl Into<String>) -> Self {
+        Self::with_defaults(prompt, Defaults::UNO)
+    }
+
+    /// One picture of `prompt` with the settings that a model was made for.
+    pub fn with_defaults(prompt: impl Into<String>, defaults: Defaults) -> Self {
         Self {
             samples: vec![Sample { prompt: prompt.into(), seed: 3407 }],
             references: Vec::new(),
-            width: 512,
-            height: 512,
+            width: defaults.side,
+            height: defaults.side,
             num_steps: 25,
-            guidance: 4.0,
+            guidance: defaults.guidance,
             ref_size: None,
+            ref_sizes: defaults.ref_sizes,
             pe: UnoPe::default(),
             noise: NoiseSource::default(),
             noise_dtype: NoiseDtype::default(),
@@ -156,7 +193,12 @@ impl Request {
 
     /// Longer side that references are scaled to.
     pub fn long_side(&self) -> u32 {
-        self.ref_size.unwrap_or_else(|| default_long_side(self.references.len()))
+        self.long_side_of(self.references.len())
+    }
+
+    /// Longer side that so many references are scaled to.
+    pub fn long_side_of(&self, references: usize) -> u32 {
+        self.ref_size.unwrap_or(self.ref_sizes[usize::from(references > 1)])
     }
 
     /// Checks every setting, before any work; `channels` and `downsampling` are the codec's.
@@ -229,6 +271,14 @@ mod tests {
     #[test]
     fn sizes_are_rounded_down_to_multiples_of_16() {
         assert_eq!(Request::new("").with_size(527, 511).validate(16, 8).unwrap(), (512, 496));
+    }
+
+    #[test]
+    fn references_are_as_large_as_the_model_takes_them_unless_a_size_is_asked_for() {
+        let tiny = Request::with_defaults("", Defaults::UNO_TINY);
+        assert_eq!([0, 1, 2, 7].map(|n| Request::new("").long_side_of(n)), [512, 512, 320, 320]);
+        assert_eq!([0, 1, 2, 7].map(|n| tiny.long_side_of(n)), [128, 128, 80, 80]);
+        assert_eq!(Request { ref_size: Some(64), ..tiny }.long_side_of(3), 64);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use uno_core::traits::{Conditioning, LatentCodec, VelocityInput, VelocityModel};
 use uno_core::vae::AutoEncoder as CoreAutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions};
 use uno_core::{lora, text};
-use uno_models::preprocess::{default_long_side, preprocess_ref};
+use uno_models::Defaults;
+use uno_models::preprocess::preprocess_ref;
 use uno_models::unope::{UnoPe, sequence_ids};
 
 use crate::convert::{self, RawPicture};
@@ -247,7 +248,7 @@ pub(crate) fn preprocess<'py>(
     long_side: Option<u32>,
 ) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
     let picture = convert::picture(picture)?;
-    let long_side = long_side.unwrap_or_else(|| default_long_side(1));
+    let long_side = long_side.unwrap_or(Defaults::UNO.long_side(1));
     if !(16..=8192).contains(&long_side) {
         return Err(PyValueError::new_err(format!("long_side: got {long_side}, wanted 16 to 8192 pixels")));
     }

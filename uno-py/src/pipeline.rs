@@ -13,9 +13,9 @@ use uno_models::checkpoint::{CheckpointOptions, ModelType, Progress, discover, e
 use uno_models::components::{LoraMerge, ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::output::{FileRecord, ModelInfo, ReferenceRecord, Settings};
-use uno_models::preprocess::{default_long_side, preprocessed_size};
+use uno_models::preprocess::preprocessed_size;
 use uno_models::request::{MAX_PICTURES, MAX_SIDE, MULTIPLE, NoiseDtype, Sample};
-use uno_models::{Request, UnoPipeline};
+use uno_models::{Defaults, Request, UnoPipeline};
 
 use crate::convert::{self, RawPicture};
 use crate::detach::{self, Watcher};
@@ -52,8 +52,8 @@ pub(crate) struct LoadArguments {
     int8: bool,
     /// Further LoRAs, each with its factor.
     loras: Vec<(PathBuf, f64)>,
-    /// Width and height of the pictures that memory is planned for.
-    plan_size: (usize, usize),
+    /// Width and height of the pictures that memory is planned for; `None`: those that the model was made for.
+    plan_size: Option<(usize, usize)>,
     /// References that memory is planned for.
     plan_references: usize,
     /// Pictures at once that memory is planned for.
@@ -106,15 +106,16 @@ impl LoadArguments {
     }
 
     /// The largest request that memory is planned for.
-    fn geometry(&self) -> PyResult<Geometry> {
+    fn geometry(&self, defaults: Defaults) -> PyResult<Geometry> {
         let check = |name: &str, got: usize, least: usize, most: usize| match (least..=most).contains(&got) {
             true => Ok(got),
             false => Err(PyValueError::new_err(format!("{name}: got {got}, wanted {least} to {most}"))),
         };
         let side = |got| Ok::<_, PyErr>(check("plan_size", got, MULTIPLE, MAX_SIDE)? / MULTIPLE * MULTIPLE);
         let references = check("plan_references", self.plan_references, 0, MAX_REFERENCES)?;
-        let long_side = default_long_side(references) as usize;
-        Ok(Geometry::new(side(self.plan_size.0)?, side(self.plan_size.1)?)
+        let long_side = defaults.long_side(references) as usize;
+        let (width, height) = self.plan_size.unwrap_or((defaults.side, defaults.side));
+        Ok(Geometry::new(side(width)?, side(height)?)
             .with_references(vec![(long_side, long_side); references])
             .with_batch(check("plan_batch", self.plan_batch, 1, MAX_PICTURES)?))
     }
@@ -158,10 +159,11 @@ pub(crate) struct GenerateArguments<'py> {
     /// (path, SHA-256) of each reference, for the settings.
     reference_records: Vec<(PathBuf, String)>,
     exif_orientation: bool,
-    width: usize,
-    height: usize,
+    /// `None`: what the model was made for, as for height and guidance.
+    width: Option<usize>,
+    height: Option<usize>,
     num_steps: usize,
-    guidance: f32,
+    guidance: Option<f32>,
     ref_size: Option<u32>,
     pe: String,
     noise: String,
@@ -184,11 +186,13 @@ fn either<T>(what: &str, got: &str, [(a, first), (b, second)]: [(&str, T); 2]) -
 }
 
 impl GenerateArguments<'_> {
-    fn request(self, device: &Device) -> PyResult<Request> {
-        let mut request = Request::new("").with_size(self.width, self.height).with_steps(self.num_steps);
+    fn request(self, defaults: Defaults, device: &Device) -> PyResult<Request> {
+        let mut request = Request::with_defaults("", defaults).with_steps(self.num_steps);
+        request.width = self.width.unwrap_or(request.width);
+        request.height = self.height.unwrap_or(request.height);
+        request.guidance = self.guidance.unwrap_or(request.guidance);
         request.samples = self.samples.into_iter().map(|(prompt, seed)| Sample { prompt, seed }).collect();
         request.references = self.references.into_iter().map(convert::picture).collect::<PyResult<_>>()?;
-        request.guidance = self.guidance;
         request.ref_size = self.ref_size;
         request.pe = self.pe.parse().map_err(error::models)?;
         let sources = [("torch-cuda", NoiseSource::TorchCuda), ("torch-cpu", NoiseSource::TorchCpu)];
@@ -215,6 +219,8 @@ pub(crate) struct Pipeline {
     plan: Option<Plan>,
     /// What for.
     planned: Geometry,
+    /// Tokens of a prompt.
+    text_tokens: usize,
     /// Whether the user gave a bound, or the model is large: then it is said what goes beyond the plan.
     minds_memory: bool,
 }
@@ -225,13 +231,15 @@ impl Pipeline {
         if self.plan.is_none() || !self.minds_memory {
             return None;
         }
-        let long_side = request.ref_size.unwrap_or_else(|| default_long_side(request.references.len()));
+        let long_side = request.long_side();
         // What cannot be is for the pipeline to say.
         let seen = request.references.iter().map(|picture| preprocessed_size(picture, long_side).ok());
         let asked = Geometry::new(request.width, request.height)
             .with_references(seen.collect::<Option<_>>()?)
             .with_batch(request.samples.len());
-        let total = |geometry: &Geometry| geometry.tokens().saturating_mul(geometry.batch);
+        let total = |geometry: &Geometry| {
+            geometry.tokens().saturating_add(self.text_tokens).saturating_mul(geometry.batch)
+        };
         let (asked, planned) = (total(&asked), total(&self.planned));
         if asked > planned {
             return Some(format!(
@@ -257,7 +265,8 @@ impl Pipeline {
     #[pyo3(signature = (arguments, on_event=None))]
     fn load(py: Python<'_>, arguments: LoadArguments, on_event: Option<Py<PyAny>>) -> PyResult<Self> {
         let mut options = arguments.options()?;
-        let (budget, planned) = (arguments.budget()?, arguments.geometry()?);
+        let defaults = if arguments.embedded { Defaults::UNO_TINY } else { Defaults::UNO };
+        let (budget, planned) = (arguments.budget()?, arguments.geometry(defaults)?);
         let device = options.device.clone();
         detach::run(py, on_event, error::models, |watcher| {
             let source = arguments.open(watcher)?;
@@ -273,7 +282,8 @@ impl Pipeline {
             }
             let pipeline = load(&source, &options, watcher)?;
             let minds_memory = is_large || budget.is_some_and(|budget| budget != Budget::Auto);
-            Ok(Self { pipeline, info, device, plan, planned, minds_memory })
+            let text_tokens = source.text.t5_length;
+            Ok(Self { pipeline, info, device, plan, planned, text_tokens, minds_memory })
         })
     }
 
@@ -287,7 +297,7 @@ impl Pipeline {
     ) -> PyResult<Generated<'py>> {
         let (decode, exif_orientation) = (arguments.decode, arguments.exif_orientation);
         let records = std::mem::take(&mut arguments.reference_records);
-        let request = arguments.request(&self.device)?;
+        let request = arguments.request(self.pipeline.defaults(), &self.device)?;
         let beyond = self.beyond_plan(&request);
         let mut generation = detach::run(py, on_event, error::models, |watcher| {
             if let Some(text) = &beyond {

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use uno_core::approximation::Approximation;
 use uno_core::device::is_cpu;
 use uno_core::flux::{Flux, FluxConfig};
-use uno_core::text::{T5_LENGTH, T5Config};
+use uno_core::text::T5Config;
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
@@ -53,9 +53,9 @@ impl Geometry {
         self
     }
 
-    /// Tokens that the transformer sees: text, picture and references.
+    /// Tokens of pictures and references that the transformer sees, beside those of the prompt.
     pub fn tokens(&self) -> usize {
-        T5_LENGTH + tokens_of(&self.size) + self.reference_tokens()
+        tokens_of(&self.size) + self.reference_tokens()
     }
 
     fn reference_tokens(&self) -> usize {
@@ -322,6 +322,7 @@ impl Need {
     ) -> Result<Self> {
         let flux = FluxConfig::detect(&source.dit)?;
         let t5 = T5Config::detect(&source.text.t5)?;
+        let text_tokens = source.text.t5_length;
         let autoencoder = AutoEncoderConfig::detect(&source.ae)?;
         let loras: Vec<&Checkpoint> =
             source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
@@ -364,13 +365,13 @@ impl Need {
             },
             encoder: part("encoder"),
             decoder: part("decoder"),
-            text_activations: text_activations(&t5, geometry.batch, in_place),
-            step_activations: step_activations(&flux, geometry, in_place),
+            text_activations: text_activations(&t5, text_tokens, geometry.batch, in_place),
+            step_activations: step_activations(&flux, text_tokens, geometry, in_place),
             encode_activations: geometry.references.iter().map(encode).max().unwrap_or(0),
             autoencoder,
             size: geometry.size,
             merge_lora,
-            flops: flops(&flux, geometry, if merge_lora { &[] } else { &loras }),
+            flops: flops(&flux, text_tokens, geometry, if merge_lora { &[] } else { &loras }),
             has_references: !geometry.references.is_empty(),
         })
     }
@@ -455,9 +456,9 @@ fn largest_linear(checkpoint: &Checkpoint) -> u64 {
 
 /// Activations of one step at its peak. In f32 on the CPU with weights as stored, blocks work in three buffers that last over the
 /// step (uno-core's `flux/in_place.rs`); elsewhere each operation makes its own.
-fn step_activations(config: &FluxConfig, geometry: &Geometry, in_place: bool) -> u64 {
+fn step_activations(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, in_place: bool) -> u64 {
     let (hidden, mlp) = (config.hidden_size as u64, config.mlp_hidden as u64);
-    let tokens = (geometry.tokens() * geometry.batch) as u64;
+    let tokens = ((text_tokens + geometry.tokens()) * geometry.batch) as u64;
     let per_token = match in_place {
         // Two of the stream's width and one for queries, keys and values or for attention and MLP; what stays from step to
         // step, and what is cut out at the end.
@@ -485,8 +486,8 @@ fn cached(config: &FluxConfig, geometry: &Geometry) -> u64 {
 const SCRATCH: u64 = 96 << 20;
 
 /// Activations of one T5 block at its peak.
-fn text_activations(config: &T5Config, batch: usize, in_place: bool) -> u64 {
-    let tokens = T5_LENGTH as u64;
+fn text_activations(config: &T5Config, tokens: usize, batch: usize, in_place: bool) -> u64 {
+    let tokens = tokens as u64;
     let (d, ff) = (config.d_model as u64, config.d_ff as u64);
     let block = match in_place {
         true => tokens * (6 * d + 3 * ff),
@@ -497,9 +498,9 @@ fn text_activations(config: &T5Config, batch: usize, in_place: bool) -> u64 {
 }
 
 /// Floating point operations of one step for one picture (2 per multiplication and addition).
-fn flops(config: &FluxConfig, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
+fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
     let (hidden, mlp) = (config.hidden_size as f64, config.mlp_hidden as f64);
-    let tokens = geometry.tokens() as f64;
+    let tokens = (text_tokens + geometry.tokens()) as f64;
     let per_block =
         2.0 * tokens * (4.0 * hidden * hidden + 2.0 * hidden * mlp) + 4.0 * tokens * tokens * hidden;
     let blocks = (config.depth + config.depth_single_blocks) as f64;

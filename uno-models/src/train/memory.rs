@@ -7,7 +7,6 @@ use std::fmt;
 
 use burn::tensor::FloatDType;
 use uno_core::flux::FluxConfig;
-use uno_core::text::T5_LENGTH;
 use uno_core::weights::{Storage, StoredTensor};
 
 use super::config::TrainConfig;
@@ -107,7 +106,7 @@ impl fmt::Display for TrainingMemory {
     }
 }
 
-/// What the largest batch is expected to take in memory. Text is counted as the 512 tokens that FLUX takes.
+/// What the largest batch is expected to take in memory.
 pub fn expected_memory(
     config: &TrainConfig,
     source: &ModelSource,
@@ -118,7 +117,7 @@ pub fn expected_memory(
     let dimensions = FluxConfig::detect(&source.dit).unwrap_or_default();
     let area = |(height, width): (usize, usize)| height * width / (MULTIPLE * MULTIPLE);
     let tokens = |checked: &Checked| {
-        T5_LENGTH + area(checked.target) + checked.references.iter().copied().map(area).sum::<usize>()
+        source.text.t5_length + area(checked.target) + checked.references.iter().copied().map(area).sum::<usize>()
     };
     let largest = config
         .stages

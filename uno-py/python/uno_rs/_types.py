@@ -45,7 +45,7 @@ class LoadArguments(TypedDict):
     merge_lora: bool | None
     int8: bool
     loras: list[tuple[Path, float]]
-    plan_size: tuple[int, int]
+    plan_size: tuple[int, int] | None
     plan_references: int
     plan_batch: int
 
@@ -57,10 +57,10 @@ class GenerateArguments(TypedDict):
     references: list[RawPicture]
     reference_records: list[tuple[Path, str]]
     exif_orientation: bool
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     num_steps: int
-    guidance: float
+    guidance: float | None
     ref_size: int | None
     pe: str
     noise: str

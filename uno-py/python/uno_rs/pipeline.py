@@ -40,7 +40,7 @@ class UnoPipeline:
         dtype: str | None = None,
         memory: str | None = "auto",
         offload: bool = False,
-        plan_size: tuple[int, int] = (512, 512),
+        plan_size: tuple[int, int] | None = None,
         plan_references: int = 1,
         plan_batch: int = 1,
         lora_scale: float = 1.0,
@@ -55,7 +55,8 @@ class UnoPipeline:
     ) -> UnoPipeline:
         """Loads a model folder, or `"bytedance-research/UNO"` and what it needs of FLUX.1 from the Hugging Face hub.
 
-        Without either it is the small model inside the package: random weights, for trying things out.
+        Without either it is uno-tiny, the small model inside the package: 128 x 128 pixels, and a world of mugs, balls,
+        robots, birds, cars, houses, fish and teapots.
 
         `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`).
         `dtype` is float32, bfloat16 or float16; by default what suits the device. `model_type` is flux-dev,
@@ -63,8 +64,9 @@ class UnoPipeline:
 
         `memory` is the most to use: a size such as "6GiB", "auto" (what is free), "least", or None to plan nothing.
         What stays in memory and what is streamed from disk follows from it, is said before anything is loaded, and is
-        `memory_plan` afterwards. The plan is for pictures of `plan_size` (width, height), `plan_references` references
-        and `plan_batch` pictures at once. `offload` is memory="least".
+        `memory_plan` afterwards. The plan is for pictures of `plan_size` (width, height; 512 x 512 unless given, 128 x
+        128 for the model inside the package), `plan_references` references and `plan_batch` pictures at once. `offload`
+        is memory="least".
 
         `lora_scale` is the factor on UNO's LoRA; 0 is plain FLUX. `loras` are further ones (XLabs, kohya, diffusers or
         PEFT keys), each a file, or a file with its factor: ("style.safetensors", 0.8). With `merge_lora` all are
@@ -123,7 +125,7 @@ class UnoPipeline:
         dtype: str | None = None,
         memory: str | None = "auto",
         offload: bool = False,
-        plan_size: tuple[int, int] = (512, 512),
+        plan_size: tuple[int, int] | None = None,
         plan_references: int = 1,
         plan_batch: int = 1,
         lora_scale: float = 1.0,
@@ -180,10 +182,10 @@ class UnoPipeline:
         prompt: str | Sequence[str],
         *,
         reference_images: Sequence[PictureLike] | PictureLike | None = None,
-        height: int = 512,
-        width: int = 512,
+        height: int | None = None,
+        width: int | None = None,
         num_inference_steps: int = 25,
-        guidance_scale: float = 4.0,
+        guidance_scale: float | None = None,
         seed: int | Sequence[int] = 3407,
         num_images_per_prompt: int = 1,
         latents: np.ndarray | None = None,
@@ -203,12 +205,15 @@ class UnoPipeline:
         """Generates pictures.
 
         `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or
-        those of a sequence with one seed per picture. All are computed together, each as it would be alone.
+        those of a sequence with one seed per picture. All are computed together, each as it would be alone. What is not
+        given is as in the official program: 512 x 512 pixels, guidance 4; 128 x 128 and 1 for the model inside the
+        package.
         `reference_images` are PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and
         width are rounded down to multiples of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of
         drawn noise.
 
-        `pe` places references (d, h, w, o), `ref_size` is their longer side (512 for one, 320 for more). `noise` is
+        `pe` places references (d, h, w, o), `ref_size` is their longer side (512 for one, 320 for more; 128 and 80 for
+        the model inside the package). `noise` is
         torch-cuda or torch-cpu, `noise_dtype` bfloat16 or float32, `schedule` uno or flux. With `reference_seed`
         reference latents are drawn, without they are the mean.
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{Listed, Sample};
 use crate::error::{Error, Result};
 use crate::picture::{DecodeOptions, Picture};
-use crate::preprocess::{default_long_side, preprocessed_size_of};
+use crate::preprocess::preprocessed_size_of;
+use crate::request::Defaults;
 use crate::train::buckets::{Size, closest};
 
 /// An entry of a list that cannot be used.
@@ -118,7 +119,7 @@ fn check_sample(sample: Sample, wanted: &Requirements) -> Result<Checked> {
             format!("{wanted}, as the stage's `references` says"),
         ));
     }
-    let long_side = wanted.long_side.unwrap_or_else(|| default_long_side(count));
+    let long_side = wanted.long_side.unwrap_or_else(|| Defaults::UNO.long_side(count));
     let (height, width) = size(&sample.target, wanted.verify)?;
     let references = sample.references.iter().map(|path| {
         let (height, width) = size(path, wanted.verify)?;

@@ -1,0 +1,117 @@
+//! The part that leaves things out: UNO without parts of UnoPE, and without its first stage, each with several seeds.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use uno_models::Defaults;
+use uno_models::unope::UnoPe;
+
+use crate::evaluate::{Candidate, References, Row, evaluate, open};
+use crate::uno::{PAIRS, Pictures, Stages};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Steps of each stage
+    #[arg(long, default_value_t = 600)]
+    steps: u64,
+    /// Seeds of the training, from --seed on
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    /// Pictures of each number of subjects
+    #[arg(long, default_value_t = 32)]
+    count: usize,
+    /// Pictures to train on, of each number of references; those of the part uno if they are there
+    #[arg(long, default_value_t = PAIRS)]
+    pairs: usize,
+}
+
+/// What is left out: a name, how references are placed, and whether there is a stage with one reference.
+const VARIANTS: [(&str, UnoPe, bool); 5] = [
+    ("UnoPE, progressive", UnoPe::D, true),
+    ("rows only", UnoPe::H, true),
+    ("columns only", UnoPe::W, true),
+    ("no offset", UnoPe::O, true),
+    ("several references from the start", UnoPe::D, false),
+];
+
+impl Arguments {
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+        let pictures = Pictures { seed, count: self.pairs };
+        let folder = out.join("ablation");
+        std::fs::create_dir_all(&folder)?;
+        let mut results: Vec<Vec<Vec<Row>>> = vec![Vec::new(); VARIANTS.len()];
+        // Seeds outside, so that what is there after each round compares like with like.
+        for seed in (seed..).take(self.seeds as usize) {
+            for (variant, results) in VARIANTS.iter().zip(&mut results) {
+                results.push(self.rows(out, *variant, seed, &pictures)?);
+            }
+            let table = table(&results);
+            println!("{table}");
+            std::fs::write(folder.join("table.md"), table)?;
+        }
+        Ok(())
+    }
+
+    /// Trains and judges one variant, or reads what an earlier run left.
+    fn rows(
+        &self,
+        out: &Path,
+        (name, pe, is_progressive): (&str, UnoPe, bool),
+        seed: u64,
+        pictures: &Pictures,
+    ) -> Result<Vec<Row>> {
+        let steps = if is_progressive { [self.steps; 2] } else { [0, 2 * self.steps] };
+        let run = format!("ablation/{pe}-{}-{}-{seed}", steps[0], steps[1]);
+        let result = out.join(format!("{run}.json"));
+        if result.exists() {
+            let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&result)?)
+                .with_context(|| format!("{}: delete it to make it anew", result.display()))?;
+            ensure!(rows.len() == 3, "{}: got {} rows, wanted 3", result.display(), rows.len());
+            return Ok(rows);
+        }
+        println!("{name}, seed {seed}");
+        let lora = Stages { steps, pe, seed }.train(out, &run, pictures)?;
+        let candidate = Candidate {
+            pipeline: open(out, Some(lora))?,
+            defaults: Defaults::UNO_TINY,
+            pe,
+            steps: 25,
+        };
+        let rows = evaluate(&candidate, self.count, &[References::Own], pictures.seed)?.rows;
+        std::fs::write(&result, serde_json::to_string_pretty(&rows)?)?;
+        Ok(rows)
+    }
+}
+
+/// Means and deviations over the seeds.
+fn table(results: &[Vec<Vec<Row>>]) -> String {
+    let mut table = String::from(
+        "| | identity, 1 subject | 2 | 3 | rank, 1 | 2 | 3 | scene | relation, 2 | 3 |\n|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for ((name, ..), runs) in VARIANTS.iter().zip(results) {
+        let of = |f: &dyn Fn(&[Row]) -> f32| spread(&runs.iter().map(|rows| f(rows)).collect::<Vec<_>>());
+        let cells = [
+            of(&|rows| rows[0].identity),
+            of(&|rows| rows[1].identity),
+            of(&|rows| rows[2].identity),
+            of(&|rows| rows[0].rank),
+            of(&|rows| rows[1].rank),
+            of(&|rows| rows[2].rank),
+            of(&|rows| rows.iter().map(|row| row.scene).sum::<f32>() / rows.len() as f32),
+            of(&|rows| rows[1].relation.unwrap_or_default()),
+            of(&|rows| rows[2].relation.unwrap_or_default()),
+        ];
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "| {name} | {} |", cells.join(" | "));
+    }
+    table
+}
+
+/// "mean ± deviation".
+fn spread(values: &[f32]) -> String {
+    let count = values.len().max(1) as f32;
+    let mean = values.iter().sum::<f32>() / count;
+    let square = values.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / (count - 1.0).max(1.0);
+    format!("{mean:.2} ± {:.2}", square.sqrt())
+}
