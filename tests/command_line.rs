@@ -69,16 +69,37 @@ fn options_have_underscores_or_dashes_and_values_after_a_space_or_an_equals_sign
 
 #[test]
 fn the_embedded_model_says_that_it_is_no_real_one() {
-    let desk = Desk::with_model();
+    let desk = Desk::with_copy_of("uno-tiny");
     let run = desk.made("").says("No model was named").says("--model DIR").says("--download").says("licence");
     assert_eq!(run.stdout.lines().count(), 1);
     assert!(run.stdout.starts_with("out/0_0.png"), "{}", run.stdout);
     assert_eq!(desk.json("out/0_0.json")["model_type"], "embedded");
-    // The same files in a folder make the same picture, and say nothing of the kind.
-    let run = desk.made("--model model --save_path folder").says("model/ae.safetensors");
+    // The same files in a folder make the same picture, and say nothing of the kind; sizes and guidance are the official ones then.
+    let guidance = desk.json("out/0_0.json")["guidance"].to_string();
+    let run = desk.made(&format!("--model model --guidance {guidance} --save_path folder"));
+    let run = run.says("model/ae.safetensors");
     assert!(!run.stderr.contains("No model was named"));
     assert_eq!(desk.json("folder/0_0.json")["model_type"], "flux-dev");
     assert_eq!(desk.picture("out/0_0.png"), desk.picture("folder/0_0.png"));
+}
+
+#[test]
+fn the_embedded_model_has_sizes_of_its_own() {
+    let desk = Desk::new();
+    for name in ["a.png", "b.png"] {
+        desk.draw(name, 200, 100);
+    }
+    let made = |arguments: &str, folder: &str| {
+        let fixed = format!("--prompt x --num_steps 1 --save_path {folder} {arguments}");
+        let run: Run = desk.command(&fixed.split_whitespace().collect::<Vec<_>>()).output().unwrap().into();
+        run.succeeded();
+        desk.json(format!("{folder}/0_0.json"))
+    };
+    let one = made("--image_paths a.png", "one");
+    assert_eq!((&one["width"], &one["height"], &one["ref_size"]), (&128.into(), &128.into(), &128.into()));
+    assert_eq!(desk.picture("one/0_0.png").dimensions(), (128, 128));
+    let two = made("--image_paths a.png b.png --width 64", "two");
+    assert_eq!((&two["width"], &two["height"], &two["ref_size"]), (&64.into(), &128.into(), &80.into()));
 }
 
 #[test]

@@ -11,13 +11,12 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::device;
+use common::{device, random_model};
 use raw_files::{ARRAY, Gguf, GgufTensor, STRING, gguf_entry};
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::lora;
 use uno_core::text::ClipTextEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_models::checkpoint::embedded;
 use uno_models::components::PipelineOptions;
 use uno_models::memory::{Budget, Geometry, Plan, peak, reset_peak, resident};
 
@@ -165,7 +164,7 @@ fn sound_files_of_tens_of_gigabytes_are_opened_and_planned_for_with_little_memor
     let dit = hollow_safetensors(folder.path(), "flux1-dev.safetensors", &flux("BF16"));
     let text = hollow_safetensors(folder.path(), "t5xxl_fp16.safetensors", &t5("F16"));
     assert!(std::fs::metadata(&dit).unwrap().len() > 23 * GIB / 10 * 9);
-    let mut source = embedded().unwrap();
+    let mut source = random_model();
     source.lora = None;
     source.dit = within(OPENING, "opening 24 GB of bf16", || Checkpoint::open(&dit).unwrap());
     source.text.t5 = within(OPENING, "opening 9.5 GB of f16", || Checkpoint::open(&text).unwrap());
@@ -373,7 +372,7 @@ fn a_lora_of_gigabytes_for_another_model_is_refused_before_it_is_read() {
     ];
     let path = hollow_safetensors(folder.path(), "style.safetensors", &tensors);
     let lora = within(OPENING, "opening a LoRA of 60 GiB", || Checkpoint::open(&path).unwrap());
-    let source = embedded().unwrap();
+    let source = random_model();
     let mut model = Flux::load(&source.dit, &LoadOptions::new(&device())).unwrap();
     let error = within(8 * MIB, "refusing it", || {
         lora::attach(&mut model, &lora, 1.0, &LoadOptions::new(&device())).map(drop).unwrap_err().to_string()
@@ -408,7 +407,7 @@ fn settings_of_gigabytes_are_refused_before_they_are_read() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let config = hollow(folder.path(), "config.json", b"{}", GIB / 2);
-    let source = embedded().unwrap();
+    let source = random_model();
     let error = within(8 * MIB, "a config.json of half a GiB", || {
         ClipTextEncoder::load(&source.text.clip, Some(&config), &LoadOptions::new(&device()))
             .map(drop)

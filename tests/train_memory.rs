@@ -1,22 +1,24 @@
 //! What gradient checkpointing saves. One test, so that nothing else in this process takes memory meanwhile.
 
+mod common;
+
 use burn::tensor::{Device, Distribution, Tensor};
+use common::random_model;
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::latents::{grid_ids, text_ids};
 use uno_core::traits::Conditioning;
 use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_models::checkpoint::embedded;
 use uno_models::memory::{peak, reset_peak, resident};
 use uno_models::train::batch::Batch;
 use uno_models::train::lora::{LoraModel, init};
 use uno_models::train::loss::mix;
 use uno_models::train::step::backward;
 
-/// Blocks with one stream; the embedded model's first one so many times.
+/// Blocks with one stream; the small random model's first one so many times.
 const BLOCKS: usize = 10;
 
 fn deep_model() -> Checkpoint {
-    let dit = embedded().unwrap().dit;
+    let dit = random_model().dit;
     let is_first = |name: &str| name.strip_prefix("single_blocks.0.").map(str::to_owned);
     let others = dit.tensors().iter().filter(|(name, _)| !name.starts_with("single_blocks."));
     let mut tensors: Vec<_> = others.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();

@@ -1,14 +1,16 @@
-//! Whole training runs on the embedded model: resumed, accumulated, shared by devices, refused.
+//! Whole training runs on the small random model: resumed, accumulated, shared by devices, refused.
+
+mod common;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use common::random_model;
 use image::{Rgb, RgbImage};
 use uno_core::flux::Flux;
 use uno_core::lora;
 use uno_core::weights::{Checkpoint, LoadOptions};
-use uno_models::checkpoint::embedded;
 use uno_models::components::ModelSource;
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::train::checkpoint::{LORA, LORA_EMA, list};
@@ -57,7 +59,7 @@ impl Data {
 }
 
 fn source() -> ModelSource {
-    ModelSource { lora: None, ..embedded().unwrap() }
+    ModelSource { lora: None, ..random_model() }
 }
 
 fn run(config: &TrainConfig, start: &Start) -> Finished {

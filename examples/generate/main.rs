@@ -1,4 +1,4 @@
-//! cargo run --release --example generate -- --prompt "a robot beside a teapot" --image_paths examples/assets/robot.png
+//! cargo run --release --example generate -- --prompt "a robot in the snow" --image_paths examples/assets/robot.png
 //!
 //! From a prompt and reference pictures to pictures; options are named as those of the official command line. Without a model
 //! it uses the small one inside the program. `--help` lists everything.

@@ -72,12 +72,8 @@ impl Arguments {
         }
         println!("{name}, seed {seed}");
         let lora = Stages { steps, pe, seed }.train(out, &run, pictures)?;
-        let candidate = Candidate {
-            pipeline: open(out, Some(lora))?,
-            defaults: Defaults::UNO_TINY,
-            pe,
-            steps: 25,
-        };
+        let candidate =
+            Candidate { pipeline: open(out, Some(lora))?, defaults: Defaults::UNO_TINY, pe, steps: 25 };
         let rows = evaluate(&candidate, self.count, &[References::Own], pictures.seed)?.rows;
         std::fs::write(&result, serde_json::to_string_pretty(&rows)?)?;
         Ok(rows)

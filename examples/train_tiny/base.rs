@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
+use uno_core::flux::Flux;
 use uno_core::image::Pixels;
 use uno_core::sampling::schedule;
 use uno_core::text::{ClipTokenizer, T5Tokenizer};
@@ -31,7 +32,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 32)]
     batch: usize,
     /// Pictures to train on
-    #[arg(long, default_value_t = 12_000)]
+    #[arg(long, default_value_t = PICTURES)]
     pictures: usize,
     /// Learning rate after the warm-up
     #[arg(long, default_value_t = 1e-3)]
@@ -44,16 +45,11 @@ pub struct Arguments {
 impl Arguments {
     pub fn run(&self, out: &Path, folder: &Path, seed: u64) -> Result<()> {
         let device = Device::flex().autodiff();
-        let tokenizers = Tokenizers {
-            t5: T5Tokenizer::from_dir(folder.join("t5"))?,
-            clip: ClipTokenizer::from_dir(folder.join("clip"))?,
-        };
-        let pieces = tokenizers.t5.vocab_size();
-        let sizes = Sizes { vocabulary: [pieces, tokenizers.clip.vocab_size()], ..Sizes::default() };
+        let (tokenizers, sizes) = tokenizers(folder)?;
         write_small(out, folder, &sizes)?;
         let checkpoint = Checkpoint::open(out.join("model/ae.safetensors"))?;
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&Device::flex()))?;
-        let scenes = self.scenes(out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
+        let scenes = scenes(self.pictures, out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
 
         let config = clip_config(&sizes);
         let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
@@ -63,9 +59,9 @@ impl Arguments {
             Base::load(flux, t5, clip, config.as_bytes(), &options)
         };
         let names = [
-            ("flux.", "flux1-dev.safetensors", Names::find(&flux, |c| Ok(load(c, &t5, &clip)?.flux))?),
-            ("t5.", "t5/model.safetensors", Names::find(&t5, |c| Ok(load(&flux, c, &clip)?.t5))?),
-            ("clip.", "clip/model.safetensors", Names::find(&clip, |c| Ok(load(&flux, &t5, c)?.clip))?),
+            ("flux.", BASE, Names::find(&flux, |c| Ok(load(c, &t5, &clip)?.flux))?),
+            ("t5.", "model/t5/model.safetensors", Names::find(&t5, |c| Ok(load(&flux, c, &clip)?.t5))?),
+            ("clip.", "model/clip/model.safetensors", Names::find(&clip, |c| Ok(load(&flux, &t5, c)?.clip))?),
         ];
         let settings = Settings {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
@@ -95,41 +91,62 @@ impl Arguments {
             if (step + 1) % self.save_every == 0 || step + 1 == self.steps {
                 trainer.save(&state)?;
                 write(out, &names, trainer.average(), &config)?;
-                samples(out, &codec, &tokenizers, &config, step + 1)?;
+                let base = open(out)?;
+                let sheet = out.join(format!("base-{:06}.png", step + 1));
+                samples(&sheet, &base, &base.flux, 1.0, &codec, &tokenizers)?;
             }
         }
         Ok(())
     }
+}
 
-    /// Pictures and prompts to train on.
-    fn scenes(
-        &self,
-        out: &Path,
-        codec: &AutoEncoder,
-        checkpoint: &Checkpoint,
-        tokenizers: &Tokenizers,
-        sizes: &Sizes,
-        seed: u64,
-    ) -> Result<Scenes> {
-        let fingerprint = checkpoint.fingerprint();
-        let file = format!(
-            "scenes-{}-{seed}-{}.safetensors",
-            self.pictures,
-            &fingerprint[..8.min(fingerprint.len())]
-        );
-        let start = Instant::now();
-        let latents = Latents::of(&out.join(file), codec, self.pictures, &Device::flex(), |i| {
-            scene(seed, i).0.render(SIDE)
-        })?;
-        println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
-        let prompts = (0..latents.len()).map(|i| tokenizers.encode(&scene(seed, i).1, sizes.clip_tokens));
-        Ok(Scenes {
-            prompts: prompts.collect::<Result<_, _>>()?,
-            empty: tokenizers.encode("", sizes.clip_tokens)?,
-            grid: SIDE / 16,
-            latents,
-        })
-    }
+/// Pictures that are trained on, unless it is said otherwise.
+pub const PICTURES: usize = 12_000;
+/// Where the transformer is before guidance is distilled into it, below the folder of results.
+pub const BASE: &str = "base/flux1-dev.safetensors";
+
+/// The tokenizers in a folder, and the sizes of a model for them.
+pub fn tokenizers(folder: &Path) -> Result<(Tokenizers, Sizes)> {
+    let tokenizers = Tokenizers {
+        t5: T5Tokenizer::from_dir(folder.join("t5"))?,
+        clip: ClipTokenizer::from_dir(folder.join("clip"))?,
+    };
+    let vocabulary = [tokenizers.t5.vocab_size(), tokenizers.clip.vocab_size()];
+    Ok((tokenizers, Sizes { vocabulary, ..Sizes::default() }))
+}
+
+/// Pictures and prompts to train on.
+pub fn scenes(
+    count: usize,
+    out: &Path,
+    codec: &AutoEncoder,
+    checkpoint: &Checkpoint,
+    tokenizers: &Tokenizers,
+    sizes: &Sizes,
+    seed: u64,
+) -> Result<Scenes> {
+    let fingerprint = checkpoint.fingerprint();
+    let file = format!("scenes-{count}-{seed}-{}.safetensors", &fingerprint[..8.min(fingerprint.len())]);
+    let start = Instant::now();
+    let latents =
+        Latents::of(&out.join(file), codec, count, &Device::flex(), |i| scene(seed, i).0.render(SIDE))?;
+    println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
+    let prompts = (0..latents.len()).map(|i| tokenizers.encode(&scene(seed, i).1, sizes.clip_tokens));
+    Ok(Scenes {
+        prompts: prompts.collect::<Result<_, _>>()?,
+        empty: tokenizers.encode("", sizes.clip_tokens)?,
+        grid: SIDE / 16,
+        latents,
+    })
+}
+
+/// The base model as it was written last.
+pub fn open(out: &Path) -> Result<Base> {
+    let open = |file: &str| Checkpoint::open(out.join(file));
+    let config = std::fs::read(out.join("model/clip/config.json"))?;
+    let (flux, t5) = (open(BASE)?, open("model/t5/model.safetensors")?);
+    let clip = open("model/clip/model.safetensors")?;
+    Ok(Base::load(&flux, &t5, &clip, &config, &LoadOptions::new(&Device::flex()))?)
 }
 
 /// CLIP's config.json: what its tensors do not tell.
@@ -154,7 +171,7 @@ fn write(
     config: &str,
 ) -> Result<()> {
     for (prefix, file, names) in names {
-        let path = out.join("model").join(file);
+        let path = out.join(file);
         std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
         names.write(&path, &parameters.below(prefix), StorageDtype::BF16)?;
     }
@@ -198,14 +215,15 @@ const PROMPTS: [&str; 16] = [
     "a plain orange and green robot on a wooden table",
 ];
 
-/// Makes the pictures of `PROMPTS` with the files just written.
-fn samples(out: &Path, codec: &AutoEncoder, tokenizers: &Tokenizers, config: &str, step: u64) -> Result<()> {
-    let model = out.join("model");
-    let open = |file: &str| Checkpoint::open(model.join(file));
-    let options = LoadOptions::new(&Device::flex());
-    let (flux, t5, clip) =
-        (open("flux1-dev.safetensors")?, open("t5/model.safetensors")?, open("clip/model.safetensors")?);
-    let base = Base::load(&flux, &t5, &clip, config.as_bytes(), &options)?;
+/// Makes the pictures of `PROMPTS` with a transformer and the text encoders of a base model.
+pub fn samples(
+    sheet: &Path,
+    base: &Base,
+    flux: &Flux,
+    guidance: f32,
+    codec: &AutoEncoder,
+    tokenizers: &Tokenizers,
+) -> Result<()> {
     let prompts =
         PROMPTS.iter().map(|prompt| tokenizers.encode(prompt, base.clip.config().max_position_embeddings));
     let prompts: Vec<Prompt> = prompts.collect::<Result<_, _>>()?;
@@ -223,13 +241,13 @@ fn samples(out: &Path, codec: &AutoEncoder, tokenizers: &Tokenizers, config: &st
             let input = VelocityInput {
                 latent: x.clone(),
                 t: &pair[..1],
-                guidance: &[1.0],
+                guidance: &[guidance],
                 conditioning: &conditioning,
             };
-            x = x + base.flux.velocity(input)?.mul_scalar(pair[1] - pair[0]);
+            x = x + flux.velocity(input)?.mul_scalar(pair[1] - pair[0]);
         }
         let latent = uno_core::latents::unpack(x, [SIDE / 8, SIDE / 8])?;
         pictures.extend(Pixels::from_tensor(codec.decode(latent)?)?);
     }
-    crate::sheet::write(&out.join(format!("base-{step:06}.png")), &pictures, 4)
+    crate::sheet::write(sheet, &pictures, 4)
 }

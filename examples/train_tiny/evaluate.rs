@@ -44,12 +44,8 @@ impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let mut defaults = Defaults::UNO_TINY;
         defaults.guidance = self.guidance.unwrap_or(defaults.guidance);
-        let candidate = Candidate {
-            pipeline: open(out, self.lora.clone())?,
-            defaults,
-            pe: self.pe,
-            steps: self.steps,
-        };
+        let candidate =
+            Candidate { pipeline: open(out, self.lora.clone())?, defaults, pe: self.pe, steps: self.steps };
         let evaluation = evaluate(&candidate, self.count, &ALL, seed)?;
         crate::sheet::write(&out.join(format!("{}.png", self.name)), &evaluation.sheet, 8)?;
         let json = serde_json::to_string_pretty(&evaluation.rows)?;

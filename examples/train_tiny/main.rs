@@ -6,6 +6,7 @@ mod ablate;
 mod autoencoder;
 mod base;
 mod evaluate;
+mod guidance;
 mod references;
 mod sheet;
 mod uno;
@@ -40,6 +41,8 @@ enum Part {
     Autoencoder(autoencoder::Arguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
+    /// Distils guidance into the transformer
+    Guidance(guidance::Arguments),
     /// Trains UNO's LoRA in two stages
     Uno(uno::Arguments),
     /// Judges the model on looks that were held out
@@ -65,14 +68,17 @@ fn main() -> Result<()> {
 impl Arguments {
     fn run(&self) -> Result<()> {
         match &self.part {
-            Part::All => ["autoencoder", "base", "uno", "evaluate"].into_iter().try_for_each(|part| {
-                println!("{part}");
-                // With the defaults that the part itself would have.
-                let part = Self::try_parse_from(["train_tiny", part])?.part;
-                Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }.run()
-            }),
+            Part::All => {
+                ["autoencoder", "base", "guidance", "uno", "evaluate"].into_iter().try_for_each(|part| {
+                    println!("{part}");
+                    // With the defaults that the part itself would have.
+                    let part = Self::try_parse_from(["train_tiny", part])?.part;
+                    Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }.run()
+                })
+            }
             Part::Autoencoder(part) => part.run(&self.out, self.seed),
             Part::Base(part) => part.run(&self.out, &self.tokenizers, self.seed),
+            Part::Guidance(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),
             Part::Evaluate(part) => part.run(&self.out, self.seed),
             Part::Ablate(part) => part.run(&self.out, self.seed),

@@ -122,7 +122,8 @@ fn write_pairs(folder: &Path, pictures: &Pictures, count: usize) -> Result<()> {
         let references = references.collect::<Result<Vec<_>>>()?;
         Ok(serde_json::json!({ "prompt": pair.prompt, "image_paths": references, "image_tgt_path": target }))
     };
-    let entries: Vec<serde_json::Value> = (0..pictures.count).into_par_iter().map(write).collect::<Result<_>>()?;
+    let entries: Vec<serde_json::Value> =
+        (0..pictures.count).into_par_iter().map(write).collect::<Result<_>>()?;
     Ok(std::fs::write(list, serde_json::to_string_pretty(&entries)?)?)
 }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
+use uno_models::checkpoint::{CheckpointOptions, discover};
+use uno_models::components::ModelSource;
 
 /// Folder with golden values of the official implementation: `UNO_GOLDEN`, else `../shared/golden`.
 pub fn golden() -> Option<PathBuf> {
@@ -22,6 +24,12 @@ pub fn golden() -> Option<PathBuf> {
     );
     eprintln!("skipped: no golden values at {} (set UNO_GOLDEN)", folder.display());
     None
+}
+
+/// The small model with random weights.
+pub fn random_model() -> ModelSource {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("uno-models/assets/tiny");
+    ModelSource::open(&discover(&CheckpointOptions::in_folder(folder), &()).unwrap()).unwrap()
 }
 
 /// All sets of values: those of the official implementation, and those that the repository carries.

@@ -58,13 +58,16 @@ impl Desk {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// A desk with a copy of the small model in the folder `model`.
+    /// A desk with a copy of the small random model in the folder `model`.
     pub fn with_model() -> Self {
+        Self::with_copy_of("tiny")
+    }
+
+    /// A desk with a copy of a model of `uno-models/assets` in the folder `model`.
+    pub fn with_copy_of(name: &str) -> Self {
         let desk = Self::new();
-        copy_folder(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("uno-models/assets/tiny"),
-            &desk.path("model"),
-        );
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("uno-models/assets");
+        copy_folder(&assets.join(name), &desk.path("model"));
         desk
     }
 

@@ -1,4 +1,4 @@
-//! Whole generations with the embedded model: a prompt, one reference, two steps.
+//! Whole generations with the small random model: a prompt, one reference, two steps.
 
 use burn::tensor::{Device, FloatDType};
 use image::RgbImage;
@@ -6,7 +6,6 @@ use uno_core::approximation::Approximation;
 use uno_core::traits::Silent;
 use uno_core::weights::Storage;
 use uno_models::Request;
-use uno_models::checkpoint::embedded;
 use uno_models::components::{PipelineOptions, load};
 use uno_models::picture::{DecodeOptions, Picture};
 
@@ -25,7 +24,7 @@ fn request() -> Request {
 fn generate(request: &Request, device: &Device, adjust: impl FnOnce(&mut PipelineOptions)) -> RgbImage {
     let mut options = PipelineOptions::new(device);
     adjust(&mut options);
-    let pipeline = load(&embedded().unwrap(), &options, &Silent).unwrap();
+    let pipeline = load(&random_model(), &options, &Silent).unwrap();
     pipeline.generate(request, &Silent).unwrap().pictures.remove(0).picture
 }
 

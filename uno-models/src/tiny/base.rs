@@ -104,6 +104,56 @@ pub struct Scenes {
     pub grid: usize,
 }
 
+/// What one step trains on.
+pub(super) struct Batch<'a> {
+    /// Pictures mixed with noise, `[batch, tokens, FEATURES]`.
+    pub latent: Tensor<3>,
+    /// The velocities there, of the same shape.
+    pub velocity: Tensor<3>,
+    /// The time of each.
+    pub times: Vec<f32>,
+    /// The prompt of each.
+    pub prompts: Vec<&'a Prompt>,
+}
+
+impl Scenes {
+    /// The batch of step `step`.
+    pub(super) fn batch(&self, batch: usize, seed: u64, step: u64, device: &Device) -> Batch<'_> {
+        let mut draw = Draw::stream(seed, 300, step);
+        let which: Vec<usize> = (0..batch).map(|_| draw.below(self.latents.len())).collect();
+        let prompts: Vec<&Prompt> = which
+            .iter()
+            .map(|&i| if draw.chance(DROPPED) { &self.empty } else { &self.prompts[i] })
+            .collect();
+        let times: Vec<f32> = (0..batch).map(|_| time(&mut draw)).collect();
+        let x1 = self.latents.select(&which, device);
+        let shape = [batch, self.latents.tokens, FEATURES];
+        let x0 = TensorData::new(draw.normals(shape.iter().product()), shape);
+        let x0 = Tensor::<3>::from_data(x0, (device, DType::F32));
+        let t = Tensor::<1>::from_data(TensorData::new(times.clone(), [batch]), (device, DType::F32));
+        let t: Tensor<3> = t.reshape([batch, 1, 1]);
+        let latent = x1.clone() * t.clone().neg().add_scalar(1.0) + x0.clone() * t;
+        Batch { latent, velocity: x0 - x1, times, prompts }
+    }
+}
+
+impl Base {
+    /// What prompts are to the transformer.
+    ///
+    /// # Errors
+    ///
+    /// Token ids beyond the vocabulary; prompts of differing lengths.
+    pub(super) fn condition(&self, prompts: &[&Prompt], grid: usize) -> Result<Conditioning> {
+        let ids = |part: fn(&Prompt) -> &[u32]| prompts.iter().map(|prompt| part(prompt)).collect::<Vec<_>>();
+        Ok(Conditioning {
+            txt: self.t5.forward_batch(&ids(|prompt| &prompt.t5))?,
+            vec: self.clip.forward_batch(&ids(|prompt| &prompt.clip))?,
+            references: Vec::new(),
+            ids: sequence_ids(UnoPe::D, T5_TOKENS, (grid, grid), &[]),
+        })
+    }
+}
+
 /// The mean squared error of the velocity in step `step`.
 ///
 /// # Errors
@@ -117,31 +167,11 @@ pub fn loss(
     step: u64,
     device: &Device,
 ) -> Result<Tensor<1>> {
-    let mut draw = Draw::stream(seed, 300, step);
-    let which: Vec<usize> = (0..batch).map(|_| draw.below(scenes.latents.len())).collect();
-    let prompts: Vec<&Prompt> = which
-        .iter()
-        .map(|&i| if draw.chance(DROPPED) { &scenes.empty } else { &scenes.prompts[i] })
-        .collect();
-    let times: Vec<f32> = (0..batch).map(|_| time(&mut draw)).collect();
-    let x1 = scenes.latents.select(&which, device);
-    let shape = [batch, scenes.latents.tokens, FEATURES];
-    let x0 = TensorData::new(draw.normals(shape.iter().product()), shape);
-    let x0 = Tensor::<3>::from_data(x0, (device, DType::F32));
-    let t = Tensor::<1>::from_data(TensorData::new(times.clone(), [batch]), (device, DType::F32));
-    let t: Tensor<3> = t.reshape([batch, 1, 1]);
-    let x = x1.clone() * t.clone().neg().add_scalar(1.0) + x0.clone() * t;
-    let ids = |part: fn(&Prompt) -> &[u32]| prompts.iter().map(|prompt| part(prompt)).collect::<Vec<_>>();
-    let conditioning = Conditioning {
-        txt: model.t5.forward_batch(&ids(|prompt| &prompt.t5))?,
-        vec: model.clip.forward_batch(&ids(|prompt| &prompt.clip))?,
-        references: Vec::new(),
-        ids: sequence_ids(UnoPe::D, T5_TOKENS, (scenes.grid, scenes.grid), &[]),
-    };
+    let Batch { latent, velocity, times, prompts } = scenes.batch(batch, seed, step, device);
+    let conditioning = model.condition(&prompts, scenes.grid)?;
     let guidance = vec![GUIDANCE; batch];
-    let input = VelocityInput { latent: x, t: &times, guidance: &guidance, conditioning: &conditioning };
-    let velocity = model.flux.velocity(input)?;
-    Ok((velocity - (x0 - x1)).square().mean())
+    let input = VelocityInput { latent, t: &times, guidance: &guidance, conditioning: &conditioning };
+    Ok((model.flux.velocity(input)? - velocity).square().mean())
 }
 
 impl Base {

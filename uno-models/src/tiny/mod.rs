@@ -5,6 +5,7 @@ pub mod base;
 pub mod data;
 pub mod evaluation;
 pub mod fresh;
+pub mod guidance;
 pub mod names;
 pub mod trainer;
 pub mod world;

@@ -117,7 +117,9 @@ pub fn expected_memory(
     let dimensions = FluxConfig::detect(&source.dit).unwrap_or_default();
     let area = |(height, width): (usize, usize)| height * width / (MULTIPLE * MULTIPLE);
     let tokens = |checked: &Checked| {
-        source.text.t5_length + area(checked.target) + checked.references.iter().copied().map(area).sum::<usize>()
+        source.text.t5_length
+            + area(checked.target)
+            + checked.references.iter().copied().map(area).sum::<usize>()
     };
     let largest = config
         .stages
