@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use burn::tensor::FloatDType;
-use common::program::{Desk, RawTensor, Tensors, png_chunks, png_texts, serialized};
+use common::program::{Desk, RawTensor, Run, Tensors, png_chunks, png_texts, serialized};
 use image::{ImageDecoder, RgbImage};
 use safetensors::Dtype;
 use serde_json::Value;
@@ -91,9 +91,9 @@ fn the_embedded_model_has_sizes_of_its_own() {
     }
     let made = |arguments: &str, folder: &str| {
         let fixed = format!("--prompt x --num_steps 1 --save_path {folder} {arguments}");
-        let run: Run = desk.command(&fixed.split_whitespace().collect::<Vec<_>>()).output().unwrap().into();
-        run.succeeded();
-        desk.json(format!("{folder}/0_0.json"))
+        let run = desk.command(&fixed.split_whitespace().collect::<Vec<_>>()).output().unwrap();
+        Run::from(run).succeeded();
+        desk.json(&format!("{folder}/0_0.json"))
     };
     let one = made("--image_paths a.png", "one");
     assert_eq!((&one["width"], &one["height"], &one["ref_size"]), (&128.into(), &128.into(), &128.into()));
