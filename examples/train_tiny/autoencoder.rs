@@ -9,7 +9,7 @@ use uno_core::image::Pixels;
 use uno_core::traits::LatentCodec;
 use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
-use uno_models::tiny::autoencoder::{SIDE, loss, normalize, pictures, spread_of_channels};
+use uno_models::tiny::autoencoder::{SIDE, decoder_loss, loss, normalize, pictures, spread_of_channels};
 use uno_models::tiny::fresh::{self, Sizes};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
@@ -70,25 +70,36 @@ impl Arguments {
     }
 }
 
-/// Writes the model's file with normalized latents, and a sheet of pictures with what becomes of them.
+/// Writes the model's file with normalized latents.
 fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Result<()> {
-    let file = out.join("model/ae.safetensors");
+    let file = out.join(FILE);
     let options = LoadOptions::new(&Device::flex());
     let mut weights = names.to_tensors(parameters)?;
     names.write_tensors(&file, &weights, StorageDtype::F32)?;
-    let joined = |count: usize, seed: u64| -> Result<Tensor<4>> {
-        let pictures = pictures(2 * count, seed);
-        let whole = pictures.iter().filter(|p| p.width == SIDE).take(count);
-        let pictures: Vec<_> = whole.map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
-        Ok(Tensor::cat(pictures, 0))
-    };
     let moments = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?.moments(joined(256, seed)?)?;
     let channels = moments.dims()[1] / 2;
     let [mean, deviation] = spread_of_channels(moments.narrow(1, 0, channels))?;
     println!("latents before: means {mean:.2?}, deviations {deviation:.2?}");
     normalize(&mut weights, &mean, &deviation);
     names.write_tensors(&file, &weights, StorageDtype::BF16)?;
-    let model = AutoEncoder::load(&Checkpoint::open(&file)?, &options)?;
+    show(out, "autoencoder", seed)
+}
+
+/// Where the autoencoder is, below the folder of results.
+const FILE: &str = "model/ae.safetensors";
+
+/// So many pictures that were not trained on.
+fn joined(count: usize, seed: u64) -> Result<Tensor<4>> {
+    let pictures = pictures(2 * count, seed);
+    let whole = pictures.iter().filter(|p| p.width == SIDE).take(count);
+    let pictures: Vec<_> = whole.map(|p| p.to_tensor(&Device::flex())).collect::<Result<_, _>>()?;
+    Ok(Tensor::cat(pictures, 0))
+}
+
+/// Says how well the autoencoder does on new pictures, and writes a sheet of them with what becomes of them.
+fn show(out: &Path, name: &str, seed: u64) -> Result<()> {
+    let file = out.join(FILE);
+    let model = AutoEncoder::load(&Checkpoint::open(&file)?, &LoadOptions::new(&Device::flex()))?;
     let x = joined(16, seed + 1)?;
     let y = model.decode(model.encode(x.clone(), None)?)?;
     let error = (y.clone() - x.clone()).square().mean().into_scalar::<f32>();
@@ -97,5 +108,65 @@ fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Re
     let [x, y] = pictures;
     let (x, y) = (x?, y?);
     let rows = x.chunks(8).zip(y.chunks(8)).flat_map(|(x, y)| x.iter().chain(y)).cloned();
-    crate::sheet::write(&out.join("autoencoder.png"), &rows.collect::<Vec<_>>(), 8)
+    crate::sheet::write(&out.join(format!("{name}.png")), &rows.collect::<Vec<_>>(), 8)
+}
+
+/// Trains the decoder further, on latents that are not quite right; the encoder stays as it is.
+#[derive(clap::Args)]
+pub struct DecoderArguments {
+    /// Steps in all
+    #[arg(long, default_value_t = 3000)]
+    steps: u64,
+    /// Pieces of 64x64 pixels per step
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Pictures that pieces are cut from
+    #[arg(long, default_value_t = 1500)]
+    pictures: usize,
+}
+
+impl DecoderArguments {
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+        let device = Device::flex();
+        // The model before, kept so that a run that is begun again begins with the same.
+        let (file, before) = (out.join(FILE), out.join("autoencoder.before.safetensors"));
+        if !before.exists() {
+            std::fs::copy(&file, &before)?;
+        }
+        let first = Checkpoint::open(&before)?;
+        let encoder = AutoEncoder::load(&first, &LoadOptions::new(&device))?;
+        let options = LoadOptions::new(&device.clone().autodiff()).with_storage(Storage::Expanded);
+        let names = Names::find(&first, |c| Ok(AutoEncoder::load(c, &options)?))?;
+        let settings = Settings {
+            optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.0, ..AdamWConfig::default() },
+            max_norm: 1.0,
+            ema_decay: 0.995,
+        };
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
+        let state = out.join("decoder.state.safetensors");
+        if state.exists() {
+            trainer.restore(&state, &device)?;
+            println!("goes on after step {}", trainer.steps());
+        }
+        let data = pictures(self.pictures, seed);
+        let rate = LearningRate { peak: 5e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
+        let (start, begun, mut sum) = (Instant::now(), trainer.steps(), 0.0);
+        while trainer.steps() < self.steps {
+            let step = trainer.steps();
+            let done = trainer.step(rate.at(step), |model| {
+                decoder_loss(model, &encoder, &data, self.batch, seed, step, &device)
+            })?;
+            sum += done.loss;
+            if (step + 1) % 20 == 0 {
+                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
+                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
+                sum = 0.0;
+            }
+            if (step + 1) % 500 == 0 || step + 1 == self.steps {
+                trainer.save(&state)?;
+            }
+        }
+        names.write(&file, trainer.average(), StorageDtype::BF16)?;
+        show(out, "decoder", seed)
+    }
 }

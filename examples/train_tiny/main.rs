@@ -39,6 +39,8 @@ enum Part {
     All,
     /// Trains the autoencoder
     Autoencoder(autoencoder::Arguments),
+    /// Trains the decoder further, for latents that are not quite right
+    Decoder(autoencoder::DecoderArguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
     /// Distils guidance into the transformer
@@ -69,14 +71,18 @@ impl Arguments {
     fn run(&self) -> Result<()> {
         match &self.part {
             Part::All => {
-                ["autoencoder", "base", "guidance", "uno", "evaluate"].into_iter().try_for_each(|part| {
-                    println!("{part}");
-                    // With the defaults that the part itself would have.
-                    let part = Self::try_parse_from(["train_tiny", part])?.part;
-                    Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }.run()
-                })
+                ["autoencoder", "decoder", "base", "guidance", "uno", "evaluate"].into_iter().try_for_each(
+                    |part| {
+                        println!("{part}");
+                        // With the defaults that the part itself would have.
+                        let part = Self::try_parse_from(["train_tiny", part])?.part;
+                        Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }
+                            .run()
+                    },
+                )
             }
             Part::Autoencoder(part) => part.run(&self.out, self.seed),
+            Part::Decoder(part) => part.run(&self.out, self.seed),
             Part::Base(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Guidance(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),

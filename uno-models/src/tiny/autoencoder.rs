@@ -21,11 +21,14 @@ const SCALE_FACTOR: f32 = 0.3611;
 const SHIFT_FACTOR: f32 = 0.1159;
 /// Weight of the divergence of latents from a normal distribution.
 const DIVERGENCE: f64 = 1e-3;
+/// How strong noise on latents is for the decoder alone, at most mostly, in deviations of latents.
+const NOISE: f32 = 0.35;
 
 /// What draws are made for; see [`Draw::stream`].
 mod purpose {
     pub(super) const PICTURE: u64 = 100;
     pub(super) const CROP: u64 = 101;
+    pub(super) const NOISE: u64 = 102;
 }
 
 /// Pictures to train on, rendered beforehand: three of four are compositions, the others reference views, half of them in the size
@@ -70,7 +73,7 @@ fn slope(x: &Tensor<4>, dim: usize) -> Tensor<4> {
     x.clone().narrow(dim, 1, length - 1) - x.clone().narrow(dim, 0, length - 1)
 }
 
-/// The loss of one step: differences of pixels and of their slopes, and the divergence of the latents.
+/// The loss of one step: how far decoded pictures are from their originals, and the divergence of the latents.
 pub fn loss(
     model: &AutoEncoder,
     data: &[Pixels],
@@ -92,10 +95,45 @@ pub fn loss(
     let y = model.decode_batch(latent);
     let divergence =
         (mean.square() + log_variance.clone().exp() - log_variance).sub_scalar(1.0).mean().mul_scalar(0.5);
-    let slopes = distance(slope(&y, 2), slope(&x, 2)) + distance(slope(&y, 3), slope(&x, 3));
-    // Absolute differences for sharp edges, squares for the right colours.
+    Ok(difference(&y, &x) + divergence.mul_scalar(DIVERGENCE))
+}
+
+/// How far pictures are from what they should be: absolute differences for sharp edges, those of slopes too, and squares for the
+/// right colours.
+fn difference(y: &Tensor<4>, x: &Tensor<4>) -> Tensor<1> {
+    let slopes = distance(slope(y, 2), slope(x, 2)) + distance(slope(y, 3), slope(x, 3));
     let squares = (y.clone() - x.clone()).square().mean();
-    Ok(distance(y, x) + squares.mul_scalar(2.0) + slopes.mul_scalar(0.5) + divergence.mul_scalar(DIVERGENCE))
+    distance(y.clone(), x.clone()) + squares.mul_scalar(2.0) + slopes.mul_scalar(0.5)
+}
+
+/// The loss of one step of the decoder alone, on latents of `encoder` with noise of random strength: it learns to draw what is
+/// meant where latents are not quite right, as those of a generation are (Zheng et al., arXiv 2510.11690).
+///
+/// # Errors
+///
+/// What the encoder returns.
+pub fn decoder_loss(
+    model: &AutoEncoder,
+    encoder: &AutoEncoder,
+    data: &[Pixels],
+    batch: usize,
+    seed: u64,
+    step: u64,
+    device: &Device,
+) -> Result<Tensor<1>> {
+    let mut draw = Draw::stream(seed, purpose::NOISE, step);
+    let x = pieces(data, batch, &mut draw, device);
+    let moments = encoder.moments(x.clone())?;
+    let [_, channels, h, w] = moments.dims();
+    let (z, size) = (channels / 2, channels / 2 * h * w);
+    // Latents have deviation 1 behind the fixed scale, so this many before it.
+    let strengths: Vec<f32> =
+        (0..batch).map(|_| NOISE * draw.normal_pair()[0].abs() / SCALE_FACTOR).collect();
+    let noise = draw.normals(batch * size);
+    let noise: Vec<f32> = noise.iter().enumerate().map(|(i, n)| n * strengths[i / size]).collect();
+    let noise = Tensor::from_data(TensorData::new(noise, [batch, z, h, w]), (device, DType::F32));
+    let latent = moments.narrow(1, 0, z) + noise;
+    Ok(difference(&model.decode_batch(latent.autodiff()), &x.autodiff()))
 }
 
 /// Changes weights so that each latent channel, of the given mean and deviation before, comes out of FLUX's fixed shift and scale
