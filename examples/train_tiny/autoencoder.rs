@@ -20,7 +20,7 @@ use uno_models::train::optimizer::AdamWConfig;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 7_000)]
     steps: u64,
     /// Pieces of 64x64 pixels per step
     #[arg(long, default_value_t = 4)]

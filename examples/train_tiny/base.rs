@@ -26,7 +26,7 @@ use uno_models::unope::{UnoPe, sequence_ids};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 12_000)]
+    #[arg(long, default_value_t = 11_000)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 32)]

@@ -19,7 +19,7 @@ use crate::base::{self, BASE, samples, scenes, tokenizers};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1200)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 16)]

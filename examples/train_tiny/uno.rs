@@ -18,7 +18,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
     /// Steps of the first and of the second stage
-    #[arg(long, num_args = 2, default_values_t = [3000, 3000])]
+    #[arg(long, num_args = 2, default_values_t = [2200, 2200])]
     steps: Vec<u64>,
     /// How references are placed: d, h, w or o
     #[arg(long, default_value = "d")]

@@ -186,10 +186,12 @@ pub fn spread_of_channels(latents: Tensor<4>) -> Result<[Vec<f32>; 2]> {
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use uno_core::weights::{Checkpoint, LoadOptions, StoredTensor};
+    use uno_core::weights::{Checkpoint, LoadOptions, Storage, StoredTensor};
 
     use super::super::fresh::{self, Sizes};
+    use super::super::trainer::{Settings, Trainer};
     use super::*;
+    use crate::train::optimizer::AdamWConfig;
 
     #[test]
     fn normalized_weights_give_normal_latents_and_the_same_picture_away_from_the_edge() {
@@ -214,5 +216,31 @@ mod tests {
         // The middle of the attention sees the whole picture; the edge's share in it is small.
         let centre = |x: Tensor<4>| x.slice([0..2, 0..3, 48..80, 48..80]);
         assert!((centre(a) - centre(b)).abs().max().into_scalar::<f32>() < 0.2);
+    }
+
+    #[test]
+    fn the_decoder_learns_alone_on_latents_with_noise() {
+        let sizes = Sizes { ae_channels: vec![32, 32, 32, 32], ..Sizes::default() };
+        let first = fresh::autoencoder(&sizes, 1);
+        let encoder = AutoEncoder::load(&first, &LoadOptions::new(&Device::flex())).unwrap();
+        let options = LoadOptions::new(&Device::flex().autodiff()).with_storage(Storage::Expanded);
+        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9 };
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options).unwrap(), settings);
+        let (data, before) = (pictures(4, 5), trainer.parameters().clone());
+        let mut step = |step: u64| {
+            let loss =
+                |model: &AutoEncoder| decoder_loss(model, &encoder, &data, 2, 1, step, &Device::flex());
+            trainer.step(2e-3, loss).unwrap().loss
+        };
+        let first: f64 = (0..3).map(&mut step).sum();
+        (3..12).for_each(|i| drop(step(i)));
+        let last: f64 = (12..15).map(&mut step).sum();
+        assert!(last < first, "{first} {last}");
+        for (name, values) in before.iter() {
+            let after = trainer.parameters().get(name).unwrap().data();
+            let moved = (values.data() - after).abs().max().into_scalar::<f32>() > 0.0;
+            // A few of the decoder's may not move; none of the encoder's may.
+            assert!(!(name.starts_with("encoder") && moved), "{name}");
+        }
     }
 }

@@ -187,14 +187,16 @@ impl Base {
 
 #[cfg(test)]
 #[cfg(feature = "flex")]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use uno_core::weights::Storage;
 
     use super::super::data::{pair, scene};
     use super::super::fresh::{self, Sizes};
+    use super::super::trainer::{Settings, Trainer};
     use super::*;
+    use crate::train::optimizer::AdamWConfig;
 
     fn tokenizers() -> Tokenizers {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/uno-tiny");
@@ -214,8 +216,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_prompt_is_encoded_alike_alone_and_in_a_batch_and_all_parts_learn() {
+    /// CLIP's configuration for [`small`].
+    pub(in super::super) const CONFIG: &[u8] = br#"{"num_attention_heads": 2}"#;
+
+    /// First weights of a very small model, and two pictures of four tokens with prompts.
+    pub(in super::super) fn small() -> ([Checkpoint; 3], Scenes) {
         let tokenizers = tokenizers();
         let vocabulary = [tokenizers.t5.vocab_size(), tokenizers.clip.vocab_size()];
         let sizes = Sizes {
@@ -226,15 +231,28 @@ mod tests {
             vocabulary,
             ..Sizes::default()
         };
-        let config = br#"{"num_attention_heads": 2}"#;
+        let prompts = ["a red mug on a beach", "a bird"];
+        let prompts = prompts.map(|p| tokenizers.encode(p, sizes.clip_tokens).unwrap());
+        let latents = Latents::of_numbers(4, (0..2 * 4 * FEATURES).map(|i| (i as f32).sin()).collect());
+        let empty = tokenizers.encode("", sizes.clip_tokens).unwrap();
+        let scenes = Scenes { latents, empty, prompts: prompts.to_vec(), grid: 2 };
+        ([fresh::flux(&sizes, 1), fresh::t5(&sizes, 2), fresh::clip(&sizes, 3)], scenes)
+    }
+
+    pub(in super::super) fn settings() -> Settings {
+        Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9 }
+    }
+
+    #[test]
+    fn a_prompt_is_encoded_alike_alone_and_in_a_batch_and_all_parts_learn() {
         let device = Device::flex().autodiff();
         let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
-        let [flux, t5, clip] = [fresh::flux(&sizes, 1), fresh::t5(&sizes, 2), fresh::clip(&sizes, 3)];
-        let model = Base::load(&flux, &t5, &clip, config, &options).unwrap();
-        let prompts =
-            ["a red mug on a beach", "a bird"].map(|p| tokenizers.encode(p, sizes.clip_tokens).unwrap());
-        let batch = model.t5.forward_batch(&prompts.each_ref().map(|p| &p.t5[..])).unwrap();
-        let pooled = model.clip.forward_batch(&prompts.each_ref().map(|p| &p.clip[..])).unwrap();
+        let ([flux, t5, clip], scenes) = small();
+        let model = Base::load(&flux, &t5, &clip, CONFIG, &options).unwrap();
+        let prompts = &scenes.prompts;
+        let ids = |part: fn(&Prompt) -> &[u32]| prompts.iter().map(part).collect::<Vec<_>>();
+        let batch = model.t5.forward_batch(&ids(|p| &p.t5)).unwrap();
+        let pooled = model.clip.forward_batch(&ids(|p| &p.clip)).unwrap();
         for (i, prompt) in prompts.iter().enumerate() {
             let (txt, vec) = model.encode(prompt).unwrap();
             assert!((batch.clone().narrow(0, i, 1) - txt).abs().max().into_scalar::<f32>() < 1e-4);
@@ -243,14 +261,7 @@ mod tests {
         assert!(model.t5.forward_batch(&[&[1, 2], &[1]]).is_err(), "lengths that differ");
 
         // The last layer begins at zero; nothing learns before it has moved.
-        let latents = Latents::of_numbers(4, (0..2 * 4 * FEATURES).map(|i| (i as f32).sin()).collect());
-        let scenes = Scenes { latents, empty: prompts[1].clone(), prompts: prompts.to_vec(), grid: 2 };
-        let settings = super::super::trainer::Settings {
-            optimizer: crate::train::optimizer::AdamWConfig::default(),
-            max_norm: 1.0,
-            ema_decay: 0.9,
-        };
-        let mut trainer = super::super::trainer::Trainer::new(model, settings);
+        let mut trainer = Trainer::new(model, settings());
         let before = trainer.parameters().clone();
         for step in 0..4 {
             trainer.step(1e-3, |model| loss(model, &scenes, 3, 1, step, &device)).unwrap();

@@ -54,3 +54,42 @@ pub fn loss(
     };
     Ok((model.velocity(input)? - wanted.autodiff()).square().mean())
 }
+
+#[cfg(test)]
+#[cfg(feature = "flex")]
+mod tests {
+    use uno_core::weights::{Checkpoint, LoadOptions, Storage, StoredTensor};
+
+    use super::super::base::tests::{CONFIG, settings, small};
+    use super::super::trainer::Trainer;
+    use super::*;
+
+    #[test]
+    fn the_transformer_learns_what_guidance_gives() {
+        let (device, tracked) = (Device::flex(), Device::flex().autodiff());
+        let ([flux, t5, clip], scenes) = small();
+        // A last layer and modulations that are not zero, so that prompts matter.
+        let seen = flux.tensors().iter().map(|(name, tensor)| {
+            let numbers = tensor.to_f32();
+            let is_zero = name.ends_with("weight") && numbers.iter().all(|x| *x == 0.0);
+            let numbers = if is_zero {
+                Draw::stream(9, 9, numbers.len() as u64).normals(numbers.len())
+            } else {
+                numbers
+            };
+            let numbers: Vec<f32> = numbers.iter().map(|x| if is_zero { 0.1 * x } else { *x }).collect();
+            (name.clone(), StoredTensor::from_f32(tensor.shape().to_vec(), &numbers).unwrap())
+        });
+        let flux = Checkpoint::from_tensors("teacher", seen.collect::<Vec<_>>());
+        let teacher = Base::load(&flux, &t5, &clip, CONFIG, &LoadOptions::new(&device)).unwrap();
+        let options = LoadOptions::new(&tracked).with_storage(Storage::Expanded);
+        let mut trainer = Trainer::new(Flux::load(&flux, &options).unwrap(), settings());
+        let mut step = |step: u64| {
+            trainer.step(2e-3, |model| loss(model, &teacher, &scenes, 4, 1, step, &device)).unwrap().loss
+        };
+        let first: f64 = (0..5).map(&mut step).sum();
+        (5..60).for_each(|i| drop(step(i)));
+        let last: f64 = (60..65).map(&mut step).sum();
+        assert!(first > 1e-6 && last < 0.7 * first, "{first} {last}");
+    }
+}
