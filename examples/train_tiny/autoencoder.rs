@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Pictures that pieces are cut from
     #[arg(long, default_value_t = 1500)]
     pictures: usize,
+    /// Learning rate after the warm-up
+    #[arg(long, default_value_t = 1e-3)]
+    rate: f64,
 }
 
 impl Arguments {
@@ -49,7 +52,7 @@ impl Arguments {
             println!("goes on after step {}", trainer.steps());
         }
         let data = pictures(self.pictures, seed);
-        let rate = LearningRate { peak: 1e-3, warmup: 100, decay: Decay::Cosine, steps: self.steps };
+        let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let (start, mut sum) = (Instant::now(), 0.0);
         let begun = trainer.steps();
         while trainer.steps() < self.steps {
