@@ -26,7 +26,7 @@ use uno_models::unope::{UnoPe, sequence_ids};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 11_000)]
+    #[arg(long, default_value_t = 14_000)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 32)]
@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PICTURES)]
     pictures: usize,
     /// Learning rate after the warm-up
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 5e-3)]
     rate: f64,
     /// Steps between two states on disk
     #[arg(long, default_value_t = 200)]

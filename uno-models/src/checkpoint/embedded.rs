@@ -1,13 +1,14 @@
-//! The small model inside the program: uno-tiny (`docs/uno-tiny.md`), which was trained from scratch with [`crate::tiny`] and
-//! [`crate::train`] and draws the subjects of a small world as references show them.
+//! The small model inside the program, for trying things out without a download.
+//!
+//! Its weights are random (made by `tests/reference/make_tiny_model.py`): pictures are patterns that change with prompt, seed
+//! and references, not pictures of anything.
 
-use uno_core::text::{ClipTokenizer, T5Tokenizer};
+use uno_core::text::{ClipTokenizer, T5_LENGTH, T5Tokenizer};
 use uno_core::weights::Checkpoint;
 
 use crate::components::{ModelSource, TextSource};
 use crate::error::Result;
 use crate::output::FileRecord;
-use crate::tiny::base::T5_TOKENS;
 
 /// [`ModelSource::model_type`] of the embedded model.
 pub const EMBEDDED: &str = "embedded";
@@ -15,7 +16,7 @@ pub const EMBEDDED: &str = "embedded";
 /// A file of the embedded model: its bytes are part of the program.
 macro_rules! embedded {
     ($name:literal) => {
-        include_bytes!(concat!("../../assets/uno-tiny/", $name)).as_slice()
+        include_bytes!(concat!("../../assets/tiny/", $name)).as_slice()
     };
 }
 
@@ -39,7 +40,7 @@ pub fn embedded() -> Result<ModelSource> {
         text: TextSource {
             t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,
             clip: open("clip/model.safetensors", embedded!("clip/model.safetensors"))?,
-            t5_length: T5_TOKENS,
+            t5_length: T5_LENGTH,
             clip_config: Some(embedded!("clip/config.json").to_vec()),
             t5_tokenizer: T5Tokenizer::from_spiece_bytes(
                 "embedded/t5/spiece.model",
