@@ -353,9 +353,9 @@ fn a_killed_run_goes_on_where_it_was() {
 
 #[test]
 fn the_size_of_references_follows_their_number_in_each_prompt() {
-    let desk = Desk::new();
+    let desk = Desk::with_model();
     prompt_list(&desk);
-    desk.made("--eval_json_path list/prompts.json --num_steps 1");
+    desk.made("--model model --eval_json_path list/prompts.json --num_steps 1");
     let json = |i: usize| desk.json(&format!("out/{i}_0.json"));
     assert_eq!(json(1)["ref_size"], 512);
     assert_eq!(
@@ -372,7 +372,7 @@ fn the_size_of_references_follows_their_number_in_each_prompt() {
     assert_eq!(sizes, [(320.into(), 240.into()), (240.into(), 320.into())]);
     // The order of prompts does not matter, nor does what came before.
     desk.put("list/prompts.json", r#"[{"prompt": "two", "image_paths": ["a.png", "b.png"]}]"#);
-    desk.made("--eval_json_path list/prompts.json --num_steps 1 --save_path alone");
+    desk.made("--model model --eval_json_path list/prompts.json --num_steps 1 --save_path alone");
     assert_eq!(desk.read("alone/0_0.png"), desk.read("out/2_0.png"));
 }
 

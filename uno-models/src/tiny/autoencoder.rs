@@ -233,8 +233,7 @@ mod tests {
             trainer.step(2e-3, loss).unwrap().loss
         };
         let first: f64 = (0..3).map(&mut step).sum();
-        (3..12).for_each(|i| drop(step(i)));
-        let last: f64 = (12..15).map(&mut step).sum();
+        let last: f64 = (3..15).map(&mut step).skip(9).sum();
         assert!(last < first, "{first} {last}");
         for (name, values) in before.iter() {
             let after = trainer.parameters().get(name).unwrap().data();
