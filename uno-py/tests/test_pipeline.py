@@ -174,7 +174,7 @@ def test_other_places_of_references_schedules_and_noise_give_other_pictures(pipe
     others = [
         {}, {"pe": "h"}, {"pe": "w"}, {"pe": "o"}, {"noise": "torch-cpu"}, {"noise_dtype": "float32"},
         {"schedule": "flux", "height": 256, "num_inference_steps": 3}, {"height": 256, "num_inference_steps": 3},
-        {"reference_seed": 1}, {"seed": 1}, {"guidance_scale": 1.0},
+        {"reference_seed": 1}, {"seed": 1}, {"guidance_scale": 2.0},
     ]  # fmt: skip
     assert len({one(**options) for options in others}) == len(others)
 
