@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PICTURES)]
     pictures: usize,
     /// Learning rate after the warm-up
-    #[arg(long, default_value_t = 5e-3)]
+    #[arg(long, default_value_t = 1e-3)]
     rate: f64,
     /// Steps between two states on disk
     #[arg(long, default_value_t = 200)]
