@@ -1,7 +1,6 @@
 //! The autoencoder's part.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
@@ -16,6 +15,8 @@ use uno_models::tiny::trainer::{Settings, Trainer};
 use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::named::NamedTensors;
 use uno_models::train::optimizer::AdamWConfig;
+
+use crate::steps::{State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -45,30 +46,11 @@ impl Arguments {
             ema_decay: 0.995,
         };
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
-        println!("{} parameters", trainer.parameters().count());
-        let state = out.join("autoencoder.state.safetensors");
-        if state.exists() {
-            trainer.restore(&state, &Device::flex())?;
-            println!("goes on after step {}", trainer.steps());
-        }
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let (start, mut sum) = (Instant::now(), 0.0);
-        let begun = trainer.steps();
-        while trainer.steps() < self.steps {
-            let step = trainer.steps();
-            let done =
-                trainer.step(rate.at(step), |model| loss(model, &data, self.batch, seed, step, &device))?;
-            sum += done.loss;
-            if (step + 1) % 20 == 0 {
-                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
-                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
-                sum = 0.0;
-            }
-            if (step + 1) % 100 == 0 || step + 1 == self.steps {
-                trainer.save(&state)?;
-            }
-        }
+        let state = State { file: &out.join("autoencoder.state.safetensors"), save_every: 100 };
+        let loss = |model: &AutoEncoder, step| loss(model, &data, self.batch, seed, step, &device);
+        train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
         finish(out, &names, trainer.average(), seed)
     }
 }
@@ -146,29 +128,12 @@ impl DecoderArguments {
             ema_decay: 0.995,
         };
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
-        let state = out.join("decoder.state.safetensors");
-        if state.exists() {
-            trainer.restore(&state, &device)?;
-            println!("goes on after step {}", trainer.steps());
-        }
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: 5e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let (start, begun, mut sum) = (Instant::now(), trainer.steps(), 0.0);
-        while trainer.steps() < self.steps {
-            let step = trainer.steps();
-            let done = trainer.step(rate.at(step), |model| {
-                decoder_loss(model, &encoder, &data, self.batch, seed, step, &device)
-            })?;
-            sum += done.loss;
-            if (step + 1) % 20 == 0 {
-                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
-                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
-                sum = 0.0;
-            }
-            if (step + 1) % 500 == 0 || step + 1 == self.steps {
-                trainer.save(&state)?;
-            }
-        }
+        let state = State { file: &out.join("decoder.state.safetensors"), save_every: 500 };
+        let loss =
+            |model: &AutoEncoder, step| decoder_loss(model, &encoder, &data, self.batch, seed, step, &device);
+        train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
         names.write(&file, trainer.average(), StorageDtype::BF16)?;
         show(out, "decoder", seed)
     }

@@ -23,6 +23,8 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 use uno_models::unope::{UnoPe, sequence_ids};
 
+use crate::steps::{State, train};
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
@@ -69,34 +71,15 @@ impl Arguments {
             ema_decay: 0.998,
         };
         let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
-        println!("{} parameters", trainer.parameters().count());
-        let state = out.join("base.state.safetensors");
-        if state.exists() {
-            trainer.restore(&state, &Device::flex())?;
-            println!("goes on after step {}", trainer.steps());
-        }
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let (start, mut sum) = (Instant::now(), 0.0);
-        let begun = trainer.steps();
-        while trainer.steps() < self.steps {
-            let step = trainer.steps();
-            let done = trainer
-                .step(rate.at(step), |model| base::loss(model, &scenes, self.batch, seed, step, &device))?;
-            sum += done.loss;
-            if (step + 1) % 20 == 0 {
-                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
-                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
-                sum = 0.0;
-            }
-            if (step + 1) % self.save_every == 0 || step + 1 == self.steps {
-                trainer.save(&state)?;
-                write(out, &names, trainer.average(), &config)?;
-                let base = open(out)?;
-                let sheet = out.join(format!("base-{:06}.png", step + 1));
-                samples(&sheet, &base, &base.flux, 1.0, &codec, &tokenizers)?;
-            }
-        }
-        Ok(())
+        let state = State { file: &out.join("base.state.safetensors"), save_every: self.save_every };
+        let loss = |model: &Base, step| base::loss(model, &scenes, self.batch, seed, step, &device);
+        train(&mut trainer, &rate, &state, loss, |trainer| {
+            write(out, &names, trainer.average(), &config)?;
+            let base = open(out)?;
+            let sheet = out.join(format!("base-{:06}.png", trainer.steps()));
+            samples(&sheet, &base, &base.flux, 1.0, &codec, &tokenizers)
+        })
     }
 }
 

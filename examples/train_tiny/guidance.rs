@@ -1,7 +1,6 @@
 //! The part that distils guidance into the transformer.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -15,6 +14,7 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 
 use crate::base::{self, BASE, samples, scenes, tokenizers};
+use crate::steps::{State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -47,35 +47,18 @@ impl Arguments {
             ema_decay: 0.995,
         };
         let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings);
-        let state = out.join("guidance.state.safetensors");
-        if state.exists() {
-            trainer.restore(&state, &device)?;
-            println!("goes on after step {}", trainer.steps());
-        }
         let rate = LearningRate { peak: 4e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let (start, begun, mut sum) = (Instant::now(), trainer.steps(), 0.0);
-        while trainer.steps() < self.steps {
-            let step = trainer.steps();
-            let done = trainer.step(rate.at(step), |model| {
-                loss(model, &teacher, &scenes, self.batch, seed, step, &device)
-            })?;
-            sum += done.loss;
-            if (step + 1) % 20 == 0 {
-                let seconds = start.elapsed().as_secs_f64() / (step + 1 - begun) as f64;
-                println!("{} loss {:.4} norm {:.3} {seconds:.2} s/step", step + 1, sum / 20.0, done.norm);
-                sum = 0.0;
+        let state = State { file: &out.join("guidance.state.safetensors"), save_every: 500 };
+        let loss = |model: &Flux, step| loss(model, &teacher, &scenes, self.batch, seed, step, &device);
+        train(&mut trainer, &rate, &state, loss, |trainer| {
+            let file = out.join("model/flux1-dev.safetensors");
+            names.write(&file, trainer.average(), StorageDtype::BF16)?;
+            let flux = Flux::load(&Checkpoint::open(&file)?, &LoadOptions::new(&device))?;
+            for guidance in [1.0, 2.0, 3.0, 4.0] {
+                let sheet = out.join(format!("guidance-{guidance}-{:06}.png", trainer.steps()));
+                samples(&sheet, &teacher, &flux, guidance, &codec, &tokenizers)?;
             }
-            if (step + 1) % 500 == 0 || step + 1 == self.steps {
-                trainer.save(&state)?;
-                let file = out.join("model/flux1-dev.safetensors");
-                names.write(&file, trainer.average(), StorageDtype::BF16)?;
-                let flux = Flux::load(&Checkpoint::open(&file)?, &LoadOptions::new(&device))?;
-                for guidance in [1.0, 2.0, 3.0, 4.0] {
-                    let sheet = out.join(format!("guidance-{guidance}-{:06}.png", step + 1));
-                    samples(&sheet, &teacher, &flux, guidance, &codec, &tokenizers)?;
-                }
-            }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }

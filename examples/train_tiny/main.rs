@@ -9,6 +9,7 @@ mod evaluate;
 mod guidance;
 mod references;
 mod sheet;
+mod steps;
 mod uno;
 
 use std::path::PathBuf;
