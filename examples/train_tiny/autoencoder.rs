@@ -48,7 +48,7 @@ impl Arguments {
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let state = State { file: &out.join("autoencoder.state.safetensors"), save_every: 100 };
+        let state = State::new(out, "autoencoder", 100);
         let loss = |model: &AutoEncoder, step| loss(model, &data, self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
         finish(out, &names, trainer.average(), seed)
@@ -57,7 +57,7 @@ impl Arguments {
 
 /// Writes the model's file with normalized latents.
 fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Result<()> {
-    let file = out.join(FILE);
+    let file = out.join(BEFORE);
     let options = LoadOptions::new(&Device::flex());
     let mut weights = names.to_tensors(parameters)?;
     names.write_tensors(&file, &weights, StorageDtype::F32)?;
@@ -67,11 +67,14 @@ fn finish(out: &Path, names: &Names, parameters: &NamedTensors, seed: u64) -> Re
     println!("latents before: means {mean:.2?}, deviations {deviation:.2?}");
     normalize(&mut weights, &mean, &deviation);
     names.write_tensors(&file, &weights, StorageDtype::BF16)?;
+    std::fs::copy(&file, out.join(FILE))?;
     show(out, "autoencoder", seed)
 }
 
 /// Where the autoencoder is, below the folder of results.
 const FILE: &str = "model/ae.safetensors";
+/// Where it is before its decoder is trained further.
+const BEFORE: &str = "autoencoder.safetensors";
 
 /// So many pictures that were not trained on.
 fn joined(count: usize, seed: u64) -> Result<Tensor<4>> {
@@ -113,12 +116,7 @@ pub struct DecoderArguments {
 impl DecoderArguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let device = Device::flex();
-        // The model before, kept so that a run that is begun again begins with the same.
-        let (file, before) = (out.join(FILE), out.join("autoencoder.before.safetensors"));
-        if !before.exists() {
-            std::fs::copy(&file, &before)?;
-        }
-        let first = Checkpoint::open(&before)?;
+        let first = Checkpoint::open(out.join(BEFORE))?;
         let encoder = AutoEncoder::load(&first, &LoadOptions::new(&device))?;
         let options = LoadOptions::new(&device.clone().autodiff()).with_storage(Storage::Expanded);
         let names = Names::find(&first, |c| Ok(AutoEncoder::load(c, &options)?))?;
@@ -130,11 +128,11 @@ impl DecoderArguments {
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: 5e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let state = State { file: &out.join("decoder.state.safetensors"), save_every: 500 };
+        let state = State::from(out, "decoder", &first, 500);
         let loss =
             |model: &AutoEncoder, step| decoder_loss(model, &encoder, &data, self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
-        names.write(&file, trainer.average(), StorageDtype::BF16)?;
+        names.write(&out.join(FILE), trainer.average(), StorageDtype::BF16)?;
         show(out, "decoder", seed)
     }
 }

@@ -23,7 +23,7 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 use uno_models::unope::{UnoPe, sequence_ids};
 
-use crate::steps::{State, train};
+use crate::steps::{State, short, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -72,7 +72,7 @@ impl Arguments {
         };
         let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let state = State { file: &out.join("base.state.safetensors"), save_every: self.save_every };
+        let state = State::new(out, "base", self.save_every);
         let loss = |model: &Base, step| base::loss(model, &scenes, self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |trainer| {
             write(out, &names, trainer.average(), &config)?;
@@ -108,8 +108,7 @@ pub fn scenes(
     sizes: &Sizes,
     seed: u64,
 ) -> Result<Scenes> {
-    let fingerprint = checkpoint.fingerprint();
-    let file = format!("scenes-{count}-{seed}-{}.safetensors", &fingerprint[..8.min(fingerprint.len())]);
+    let file = format!("scenes-{count}-{seed}-{}.safetensors", short(checkpoint));
     let start = Instant::now();
     let latents =
         Latents::of(&out.join(file), codec, count, &Device::flex(), |i| scene(seed, i).0.render(SIDE))?;

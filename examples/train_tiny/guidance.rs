@@ -48,7 +48,7 @@ impl Arguments {
         };
         let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings);
         let rate = LearningRate { peak: 4e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
-        let state = State { file: &out.join("guidance.state.safetensors"), save_every: 500 };
+        let state = State::from(out, "guidance", &first, 500);
         let loss = |model: &Flux, step| loss(model, &teacher, &scenes, self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |trainer| {
             let file = out.join("model/flux1-dev.safetensors");

@@ -1,18 +1,37 @@
 //! The loop that the parts share: goes on from a state on disk, prints a line now and then, and writes the state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use uno_core::weights::Checkpoint;
 use uno_models::tiny::trainer::Trainer;
 use uno_models::train::learning_rate::LearningRate;
 
 /// Where the state of a run is, and how often it is written.
-pub struct State<'a> {
-    pub file: &'a Path,
-    pub save_every: u64,
+pub struct State {
+    file: PathBuf,
+    save_every: u64,
+}
+
+impl State {
+    /// Of a part that begins from nothing.
+    pub fn new(out: &Path, part: &str, save_every: u64) -> Self {
+        Self { file: out.join(format!("{part}.state.safetensors")), save_every }
+    }
+
+    /// Of a part that begins from the file `first`: with another file it is another run.
+    pub fn from(out: &Path, part: &str, first: &Checkpoint, save_every: u64) -> Self {
+        Self::new(out, &format!("{part}-{}", short(first)), save_every)
+    }
+}
+
+/// Enough of a fingerprint to tell files of one folder apart.
+pub fn short(checkpoint: &Checkpoint) -> &str {
+    let fingerprint = checkpoint.fingerprint();
+    fingerprint.get(..8).unwrap_or(fingerprint)
 }
 
 /// Trains up to the steps of `rate`, on the loss of a module at a step; `saved` is called after each time that the state was
@@ -20,13 +39,13 @@ pub struct State<'a> {
 pub fn train<M: Module>(
     trainer: &mut Trainer<M>,
     rate: &LearningRate,
-    state: &State<'_>,
+    state: &State,
     loss: impl Fn(&M, u64) -> uno_models::Result<Tensor<1>>,
     mut saved: impl FnMut(&Trainer<M>) -> Result<()>,
 ) -> Result<()> {
     println!("{} parameters", trainer.parameters().count());
     if state.file.exists() {
-        trainer.restore(state.file, &Device::flex())?;
+        trainer.restore(&state.file, &Device::flex())?;
         println!("goes on after step {}", trainer.steps());
     }
     let (start, begun, mut sum) = (Instant::now(), trainer.steps(), 0.0);
@@ -41,7 +60,7 @@ pub fn train<M: Module>(
             sum = 0.0;
         }
         if steps.is_multiple_of(state.save_every) || steps == rate.steps {
-            trainer.save(state.file)?;
+            trainer.save(&state.file)?;
             saved(trainer)?;
         }
     }

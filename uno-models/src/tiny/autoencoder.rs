@@ -21,7 +21,7 @@ const SCALE_FACTOR: f32 = 0.3611;
 const SHIFT_FACTOR: f32 = 0.1159;
 /// Weight of the divergence of latents from a normal distribution.
 const DIVERGENCE: f64 = 1e-3;
-/// How strong noise on latents is for the decoder alone, at most mostly, in deviations of latents.
+/// Root mean square of the noise's strength on latents for the decoder alone, in deviations of latents.
 const NOISE: f32 = 0.35;
 
 /// What draws are made for; see [`Draw::stream`].
