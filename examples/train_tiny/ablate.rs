@@ -8,7 +8,7 @@ use uno_models::Defaults;
 use uno_models::unope::UnoPe;
 
 use crate::evaluate::{Candidate, References, Row, evaluate, open};
-use crate::uno::{PAIRS, Pictures, Stages};
+use crate::uno::{PAIRS, Pictures, RATE, Stages};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -18,6 +18,9 @@ pub struct Arguments {
     /// Seeds of the training, from --seed on
     #[arg(long, default_value_t = 3)]
     seeds: u64,
+    /// Learning rate after the warm-up
+    #[arg(long, default_value_t = RATE)]
+    rate: f64,
     /// Pictures of each number of subjects
     #[arg(long, default_value_t = 32)]
     count: usize,
@@ -71,7 +74,7 @@ impl Arguments {
             return Ok(rows);
         }
         println!("{name}, seed {seed}");
-        let lora = Stages { steps, pe, seed }.train(out, &run, pictures)?;
+        let lora = Stages { steps, rate: self.rate, pe, seed }.train(out, &run, pictures)?;
         let candidate =
             Candidate { pipeline: open(out, Some(lora))?, defaults: Defaults::UNO_TINY, pe, steps: 25 };
         let rows = evaluate(&candidate, self.count, &[References::Own], pictures.seed)?.rows;

@@ -44,6 +44,7 @@ impl Arguments {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.0, ..AdamWConfig::default() },
             max_norm: 1.0,
             ema_decay: 0.995,
+            rates: &[],
         };
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
         let data = pictures(self.pictures, seed);
@@ -124,6 +125,7 @@ impl DecoderArguments {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.0, ..AdamWConfig::default() },
             max_norm: 1.0,
             ema_decay: 0.995,
+            rates: &[],
         };
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
         let data = pictures(self.pictures, seed);

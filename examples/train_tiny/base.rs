@@ -28,7 +28,7 @@ use crate::steps::{State, short, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 14_000)]
+    #[arg(long, default_value_t = 10_000)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 32)]
@@ -36,8 +36,8 @@ pub struct Arguments {
     /// Pictures to train on
     #[arg(long, default_value_t = PICTURES)]
     pictures: usize,
-    /// Learning rate after the warm-up
-    #[arg(long, default_value_t = 1e-3)]
+    /// Learning rate of the transformer after the warm-up
+    #[arg(long, default_value_t = 4e-3)]
     rate: f64,
     /// Steps between two states on disk
     #[arg(long, default_value_t = 200)]
@@ -69,6 +69,7 @@ impl Arguments {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
             max_norm: 1.0,
             ema_decay: 0.998,
+            rates: &[("t5.", TEXT_RATE), ("clip.", TEXT_RATE)],
         };
         let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
@@ -85,6 +86,8 @@ impl Arguments {
 
 /// Pictures that are trained on, unless it is said otherwise.
 pub const PICTURES: usize = 12_000;
+/// The text encoders' learning rate by the transformer's.
+const TEXT_RATE: f64 = 0.2;
 /// Where the transformer is before guidance is distilled into it, below the folder of results.
 pub const BASE: &str = "base/flux1-dev.safetensors";
 

@@ -45,6 +45,7 @@ impl Arguments {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
             max_norm: 1.0,
             ema_decay: 0.995,
+            rates: &[],
         };
         let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings);
         let rate = LearningRate { peak: 4e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };

@@ -20,6 +20,9 @@ pub struct Arguments {
     /// Steps of the first and of the second stage
     #[arg(long, num_args = 2, default_values_t = [2200, 2200])]
     steps: Vec<u64>,
+    /// Learning rate after the warm-up
+    #[arg(long, default_value_t = RATE)]
+    rate: f64,
     /// How references are placed: d, h, w or o
     #[arg(long, default_value = "d")]
     pe: UnoPe,
@@ -32,7 +35,7 @@ impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
         let pictures = Pictures { seed, count: self.pairs };
-        let stages = Stages { steps: [first, second], pe: self.pe, seed };
+        let stages = Stages { steps: [first, second], rate: self.rate, pe: self.pe, seed };
         let lora = stages.train(out, &self.name, &pictures)?;
         std::fs::copy(lora, out.join("model/dit_lora.safetensors"))?;
         Ok(())
@@ -41,6 +44,8 @@ impl Arguments {
 
 /// Pictures of each number of references, unless it is said otherwise.
 pub const PAIRS: usize = 3000;
+/// Learning rate of the LoRA, unless it is said otherwise.
+pub const RATE: f64 = 2e-3;
 
 /// Which pictures are trained on.
 pub struct Pictures {
@@ -54,6 +59,8 @@ pub struct Pictures {
 pub struct Stages {
     /// Steps with one reference, then with two and three; a stage of no steps is left out.
     pub steps: [u64; 2],
+    /// Learning rate after the warm-up.
+    pub rate: f64,
     /// How references are placed.
     pub pe: UnoPe,
     /// Random numbers of the training itself.
@@ -76,7 +83,7 @@ impl Stages {
             // As generation will take them.
             let ref_size = Request::with_defaults("", Defaults::UNO_TINY).long_side_of(counts[0]);
             serde_json::json!({
-                "name": name, "data": data, "steps": steps, "learning_rate": 1e-3, "warmup_steps": 50, "decay": "cosine",
+                "name": name, "data": data, "steps": steps, "learning_rate": self.rate, "warmup_steps": 50, "decay": "cosine",
                 "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
             })
         };

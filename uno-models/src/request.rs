@@ -62,8 +62,8 @@ pub struct Defaults {
 impl Defaults {
     /// Those of the official command line, for UNO on FLUX.1: 512x512, references of 512, or of 320 if there are several, guidance 4.
     pub const UNO: Self = Self { side: 512, ref_sizes: [512, 320], guidance: 4.0 };
-    /// Those of the small model that the programs carry: 128x128, references of 128 or 80, guidance 1.
-    pub const UNO_TINY: Self = Self { side: 128, ref_sizes: [128, 80], guidance: 1.0 };
+    /// Those of the small model that the programs carry: 128x128, references of 128 or 80, guidance 4.
+    pub const UNO_TINY: Self = Self { side: 128, ref_sizes: [128, 80], guidance: 4.0 };
 
     /// The longer side that references are scaled to, by their number.
     pub fn long_side(&self, references: usize) -> u32 {

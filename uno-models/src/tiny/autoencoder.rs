@@ -224,7 +224,8 @@ mod tests {
         let first = fresh::autoencoder(&sizes, 1);
         let encoder = AutoEncoder::load(&first, &LoadOptions::new(&Device::flex())).unwrap();
         let options = LoadOptions::new(&Device::flex().autodiff()).with_storage(Storage::Expanded);
-        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9 };
+        let settings =
+            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9, rates: &[] };
         let mut trainer = Trainer::new(AutoEncoder::load(&first, &options).unwrap(), settings);
         let (data, before) = (pictures(4, 5), trainer.parameters().clone());
         let mut step = |step: u64| {

@@ -240,7 +240,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn settings() -> Settings {
-        Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9 }
+        Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9, rates: &[] }
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub struct Settings {
     pub max_norm: f64,
     /// Decay of the average of parameters.
     pub ema_decay: f64,
+    /// Parts that learn at another rate: the beginning of their parameters' names, and the factor.
+    pub rates: &'static [(&'static str, f64)],
+}
+
+impl Settings {
+    /// What the learning rate of a parameter is multiplied by.
+    fn rate(&self, name: &str) -> f64 {
+        self.rates.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(1.0, |(_, factor)| *factor)
+    }
 }
 
 /// A module in training.
@@ -89,7 +98,8 @@ impl<M: Module> Trainer<M> {
             f64::from(uno_core::tensor_to_vec(loss.clone().inner())?.first().copied().unwrap_or(f32::NAN));
         let gradients = NamedTensors::gradients_of(&module, &loss.backward());
         let (gradients, norm) = clip_global_norm(gradients, self.settings.max_norm)?;
-        self.optimizer.step(&mut self.parameters, &gradients, learning_rate);
+        let rate = |name: &str| learning_rate * self.settings.rate(name);
+        self.optimizer.step_with(&mut self.parameters, &gradients, rate);
         self.ema.update(&self.parameters);
         self.module = Some(self.parameters.into_module(module));
         Ok(Step { loss: value, norm })
@@ -149,7 +159,8 @@ mod tests {
 
     fn trainer() -> Trainer<Line> {
         let start = Tensor::from_floats([5.0, -3.0, 0.5], &Device::flex().autodiff());
-        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        let settings =
+            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5, rates: &[] };
         Trainer::new(Line { slope: Param::from_tensor(start) }, settings)
     }
 
@@ -187,7 +198,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.safetensors");
         let other = Tensor::from_floats([1.0; 4], &Device::flex().autodiff());
-        let settings = Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5 };
+        let settings =
+            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5, rates: &[] };
         Trainer::new(Line { slope: Param::from_tensor(other) }, settings).save(&path).unwrap();
         let mut trainer = trainer();
         let error = trainer.restore(&path, &Device::flex()).unwrap_err().to_string();

@@ -75,6 +75,16 @@ impl AdamW {
 
     /// One step with a learning rate. Parameters without a gradient stay as they are.
     pub fn step(&mut self, parameters: &mut NamedTensors, gradients: &NamedTensors, learning_rate: f64) {
+        self.step_with(parameters, gradients, |_| learning_rate);
+    }
+
+    /// One step in which each parameter has the learning rate that is given for its name.
+    pub fn step_with(
+        &mut self,
+        parameters: &mut NamedTensors,
+        gradients: &NamedTensors,
+        learning_rate: impl Fn(&str) -> f64,
+    ) {
         self.step += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let power = |beta: f64| 1.0 - beta.powf(self.step as f64);
@@ -87,6 +97,7 @@ impl AdamW {
             let (Some(first), Some(second)) = (self.first.get(&name), self.second.get(&name)) else {
                 continue;
             };
+            let learning_rate = learning_rate(&name);
             let gradient = gradient.data();
             let m = first.data().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
             let v = second.data().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
