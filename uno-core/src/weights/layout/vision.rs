@@ -165,13 +165,14 @@ fn renamed(name: &str, tensor: &StoredTensor) -> Vec<(String, StoredTensor)> {
     for end in ["weight", "bias"] {
         let theirs = format!("transformer.resblocks.{{}}.attn.in_proj_{end}");
         if let Some(block) = matches(&theirs, name, '.') {
-            let rows = tensor.shape().first().copied().unwrap_or(0) / 3;
+            let all = tensor.shape().first().copied().unwrap_or(0);
+            let rows = all / 3;
             let part = |(i, part): (usize, &str)| {
                 let ours = format!("text_model.encoder.layers.{{}}.self_attn.{part}_proj.{end}");
                 Some((fill(&ours, &block), tensor.slice_rows(i * rows..(i + 1) * rows)?))
             };
             let parts: Option<Vec<_>> = ["q", "k", "v"].into_iter().enumerate().map(part).collect();
-            return parts.filter(|_| rows * 3 == tensor.shape()[0]).unwrap_or_else(same);
+            return parts.filter(|_| rows * 3 == all).unwrap_or_else(same);
         }
     }
     let whole =
