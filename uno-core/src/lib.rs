@@ -8,9 +8,11 @@
 //! | [`flux`] | the diffusion transformer and its rotary position embedding |
 //! | [`text`] | T5, CLIP and their tokenizers |
 //! | [`vae`] | the autoencoder |
+//! | `vision` | image encoders for measuring: DINO, DINOv2, CLIP (feature `vision`) |
 //! | [`lora`] | LoRA beside the weights or merged into them |
 //! | [`nn`], [`ops`] | layers with weights as stored; what is computed between them |
-//! | [`latents`], [`noise`], [`sampling`], [`image`] | packing, initial noise, schedule and sampler, pixels |
+//! | [`latents`], [`noise`], [`sampling`] | packing, initial noise, schedule and sampler |
+//! | [`image`], [`resample`] | pixels; scaled as Pillow does |
 //! | [`approximation`] | what may be approximated to save time; nothing by default |
 //! | [`weights`] | checkpoint files and strict loading |
 //! | [`device`] | devices by name |
@@ -27,10 +29,13 @@ pub mod lora_keys;
 pub mod nn;
 pub mod noise;
 pub mod ops;
+pub mod resample;
 pub mod sampling;
 pub mod text;
 pub mod traits;
 pub mod vae;
+#[cfg(feature = "vision")]
+pub mod vision;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -3,7 +3,7 @@
 //! After `uno/flux/pipeline.py: preprocess_ref` of the official code, and `Resample.c`, `Image.resize` of Pillow.
 
 use image::{DynamicImage, RgbImage};
-use rayon::prelude::*;
+use uno_core::resample::{self, Filter};
 
 use crate::error::{Error, Result};
 use crate::picture::Picture;
@@ -75,11 +75,12 @@ pub(crate) fn resize(picture: &Picture, width: u32, height: u32) -> RgbImage {
     let resample = |channels: usize, bytes: &[u8]| match (picture.is_nearest(), channels) {
         (true, _) => nearest(bytes, channels, size, new),
         (false, 2 | 4) => {
-            let mut out = lanczos(&premultiplied(bytes, channels), channels, size, new);
+            let mut out =
+                resample::resize(&premultiplied(bytes, channels), channels, size, new, Filter::Lanczos);
             unpremultiply(&mut out, channels);
             out
         }
-        (false, _) => lanczos(bytes, channels, size, new),
+        (false, _) => resample::resize(bytes, channels, size, new, Filter::Lanczos),
     };
     // Grey is repeated, alpha dropped without compositing.
     let rgb: Vec<u8> = match pixels {
@@ -139,89 +140,6 @@ fn nearest(bytes: &[u8], channels: usize, size: (usize, usize), new: (usize, usi
         }
     }
     out
-}
-
-/// Bits behind the point in fixed-point weights.
-const PRECISION: u32 = 22;
-/// Half width of the Lanczos window.
-const LANCZOS: f64 = 3.0;
-
-/// The pixels that make up one new pixel, and their weights.
-struct Window {
-    start: usize,
-    weights: Vec<i32>,
-}
-
-/// One window per new pixel along an axis (Pillow `precompute_coeffs`, `normalize_coeffs_8bpc`).
-fn windows(from: usize, to: usize) -> Vec<Window> {
-    let sinc =
-        |x: f64| if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) };
-    let filter = |x: f64| if (-LANCZOS..LANCZOS).contains(&x) { sinc(x) * sinc(x / LANCZOS) } else { 0.0 };
-    let scale = from as f64 / to as f64;
-    let filter_scale = scale.max(1.0);
-    let half = LANCZOS * filter_scale;
-    let window = |i: usize| {
-        let centre = (i as f64 + 0.5) * scale;
-        let start = (centre - half + 0.5).max(0.0) as usize;
-        let end = ((centre + half + 0.5) as usize).min(from);
-        let weights: Vec<f64> =
-            (start..end).map(|x| filter((x as f64 - centre + 0.5) * (1.0 / filter_scale))).collect();
-        let sum: f64 = weights.iter().sum();
-        let fixed = |w: &f64| {
-            let w = if sum == 0.0 { *w } else { w / sum } * f64::from(1u32 << PRECISION);
-            if w < 0.0 { (w - 0.5) as i32 } else { (w + 0.5) as i32 }
-        };
-        Window { start, weights: weights.iter().map(fixed).collect() }
-    };
-    (0..to).map(window).collect()
-}
-
-fn clip8(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
-}
-
-/// Lanczos on interleaved 8-bit channels: first along rows, then along columns, rounded to 8 bits after each pass. A pass
-/// over an axis that keeps its length is left out (Pillow `ImagingResample`).
-fn lanczos(bytes: &[u8], channels: usize, size: (usize, usize), new: (usize, usize)) -> Vec<u8> {
-    let mut current = bytes.to_vec();
-    if new.0 != size.0 {
-        let windows = windows(size.0, new.0);
-        let mut out = vec![0; new.0 * size.1 * channels];
-        out.par_chunks_exact_mut(new.0 * channels).zip(current.par_chunks_exact(size.0 * channels)).for_each(
-            |(out, row)| {
-                for (pixel, window) in out.chunks_exact_mut(channels).zip(&windows) {
-                    let taps = &row[window.start * channels..];
-                    for (c, value) in pixel.iter_mut().enumerate() {
-                        let taps = taps[c..].iter().step_by(channels);
-                        *value = clip8(weighted(taps, &window.weights));
-                    }
-                }
-            },
-        );
-        current = out;
-    }
-    if new.1 != size.1 {
-        let windows = windows(size.1, new.1);
-        let row = new.0 * channels;
-        let mut out = vec![0; new.1 * row];
-        out.par_chunks_exact_mut(row).zip(&windows).for_each(|(out, window)| {
-            let mut sums = vec![1i32 << (PRECISION - 1); row];
-            for (line, weight) in current[window.start * row..].chunks_exact(row).zip(&window.weights) {
-                for (sum, value) in sums.iter_mut().zip(line) {
-                    *sum += i32::from(*value) * weight;
-                }
-            }
-            for (value, sum) in out.iter_mut().zip(sums) {
-                *value = clip8(sum);
-            }
-        });
-        current = out;
-    }
-    current
-}
-
-fn weighted<'a>(values: impl Iterator<Item = &'a u8>, weights: &[i32]) -> i32 {
-    values.zip(weights).fold(1 << (PRECISION - 1), |sum, (value, weight)| sum + i32::from(*value) * weight)
 }
 
 #[cfg(test)]

@@ -174,6 +174,12 @@ impl Checkpoint {
         Cow::Owned(Self { tensors, path: self.path.clone(), fingerprint: self.fingerprint.clone() })
     }
 
+    /// The same file with other tensors, made from its own.
+    #[cfg(feature = "vision")]
+    pub(crate) fn with_tensors(&self, tensors: BTreeMap<String, StoredTensor>) -> Self {
+        Self { tensors, ..self.clone() }
+    }
+
     fn follow(&self, recipe: &Recipe) -> Option<StoredTensor> {
         let get = |name: &String| self.tensors.get(name).cloned();
         match recipe {

@@ -11,6 +11,8 @@ mod autoencoder;
 mod flux;
 mod pattern;
 mod text;
+#[cfg(feature = "vision")]
+mod vision;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,10 @@ pub(crate) use flux::LINEARS;
 pub use flux::flux;
 pub(crate) use pattern::{fill, matches};
 pub use text::{clip, t5};
+#[cfg(feature = "vision")]
+pub(crate) use vision::clip_of_openai;
+#[cfg(feature = "vision")]
+pub use vision::{clip_vision, dino};
 
 /// How one of our tensors is made from tensors of the file, named here as the file names them.
 ///
