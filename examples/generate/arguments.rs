@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Steps of the sampler
     #[arg(long, default_value_t = 25, value_parser = whole::<usize>, allow_negative_numbers = true)]
     pub num_steps: usize,
-    /// How closely the prompt is followed [default: 4; 1 for the small model]
+    /// How closely the prompt is followed [default: 4]
     #[arg(long, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
     /// Which noise to start from: the same seed gives the same picture
@@ -56,6 +56,16 @@ pub struct Arguments {
     /// Pictures per prompt, with the seeds SEED, SEED + 1 ...
     #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
     pub num_images_per_prompt: NonZero<usize>,
+    /// Make so many of each picture, with consecutive seeds, and keep the one whose least subject DINO finds best; what was chosen and
+    /// why is said, and written beside the picture (docs/evaluation.md)
+    #[arg(
+        long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true,
+        requires = "dino", value_name = "COUNT"
+    )]
+    pub best_of: NonZero<usize>,
+    /// DINO's weights or folder (ViT-S/16), for --best_of
+    #[arg(long, value_name = "PATH")]
+    pub dino: Option<PathBuf>,
     /// How many pictures are computed together; takes more memory, gives the same pictures
     #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
     pub batch_size: NonZero<usize>,

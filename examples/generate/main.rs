@@ -4,6 +4,7 @@
 //! it uses the small one inside the program. `--help` lists everything.
 
 mod arguments;
+mod best_of;
 mod model;
 mod progress;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use clap::Parser;
+use image::RgbImage;
 use uno_core::device;
 use uno_models::eval::{Entry, read_prompts};
 use uno_models::memory::Geometry;
@@ -19,9 +21,10 @@ use uno_models::output::{FileRecord, ReferenceRecord, Settings, concat_horizonta
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::preprocess::preprocess_ref;
 use uno_models::request::Sample;
-use uno_models::{Request, UnoPipeline};
+use uno_models::{Generation, Request, UnoPipeline};
 
 use arguments::Arguments;
+use best_of::Judge;
 use model::Model;
 use progress::Bars;
 
@@ -56,11 +59,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     let bars = Bars::new(arguments.json);
     let mut model = Model::open(arguments, repeated.as_ref(), &device, &bars)?;
     model.plan(&largest(&jobs, arguments, &model)?, arguments.budget())?;
+    let judge = match &arguments.dino {
+        Some(dino) if arguments.best_of.get() > 1 => Some(Judge::open(dino, &device)?),
+        _ => None,
+    };
     let mut pipeline = None;
     for job in &jobs {
-        let mut todo = job.pictures(&model)?;
+        let mut todo = job.pictures(&model, arguments.best_of.get())?;
         if arguments.eval_json_path.is_some() {
-            todo.retain(|picture| !picture.is_done());
+            todo.retain(|picture| !picture.is_done(judge.as_ref()));
         }
         if todo.is_empty() {
             bars.say(&format!("{:?}: there already", job.request.samples[0].prompt));
@@ -70,8 +77,17 @@ fn run(arguments: &Arguments) -> Result<()> {
             Some(loaded) => loaded,
             None => pipeline.insert(model.load(&bars)?),
         };
-        for batch in todo.chunks(arguments.batch_size.get()) {
-            generate(pipeline, job, batch, arguments, &bars)?;
+        match &judge {
+            Some(judge) => {
+                for picture in &todo {
+                    generate_best(pipeline, judge, job, picture, arguments, &bars)?;
+                }
+            }
+            None => {
+                for batch in todo.chunks(arguments.batch_size.get()) {
+                    generate(pipeline, job, batch, arguments, &bars)?;
+                }
+            }
         }
     }
     Ok(())
@@ -83,7 +99,11 @@ fn largest(jobs: &[Job], arguments: &Arguments, model: &Model) -> Result<Geometr
     for job in jobs {
         let geometry = job.geometry(model)?;
         if geometry.tokens() > largest.tokens() {
-            largest = geometry.with_batch(arguments.batch_size.get().min(job.paths.len()));
+            let together = match arguments.best_of.get() {
+                1 => job.paths.len(),
+                best_of => best_of,
+            };
+            largest = geometry.with_batch(arguments.batch_size.get().min(together));
         }
     }
     Ok(largest)
@@ -91,19 +111,24 @@ fn largest(jobs: &[Job], arguments: &Arguments, model: &Model) -> Result<Geometr
 
 /// The pictures of one prompt: they share references and settings, and may be computed together.
 struct Job {
-    /// Everything but the references, which are opened when it is their turn; one sample per picture.
+    /// Everything but the references, which are opened when it is their turn; one sample per picture, or as many as are made of each.
     request: Request,
     references: Vec<PathBuf>,
     exif_orientation: bool,
     noise_file: Option<FileRecord>,
-    /// One per sample.
+    /// One per picture.
     paths: Vec<PathBuf>,
 }
 
-/// One picture to make: which sample, where it goes, and what is recorded with it.
+/// One picture to make: where it goes, and of which samples it is the best; mostly of one.
 struct Planned {
-    sample: Sample,
     path: PathBuf,
+    candidates: Vec<Candidate>,
+}
+
+/// A sample, and what is recorded with it.
+struct Candidate {
+    sample: Sample,
     settings: Settings,
 }
 
@@ -124,7 +149,7 @@ impl Job {
         Ok(geometry.with_approximation(self.request.approximation))
     }
 
-    fn pictures(&self, model: &Model) -> Result<Vec<Planned>> {
+    fn pictures(&self, model: &Model, best_of: usize) -> Result<Vec<Planned>> {
         let request = Request { references: self.open_references()?, ..self.request.clone() };
         let (width, height) = request.validate(model.channels(), model.downsampling())?;
         let mut references = Vec::new();
@@ -132,26 +157,33 @@ impl Job {
             let (width, height) = preprocess_ref(picture, request.long_side())?.dimensions();
             references.push(ReferenceRecord { file: FileRecord::of(path)?, width, height });
         }
-        let plan = |(sample, path): (&Sample, &PathBuf)| {
+        let candidate = |sample: &Sample| {
             let mut settings = Settings::new(&request, sample, [width, height]).with_model(model.info());
             settings.references.clone_from(&references);
             settings.noise_file.clone_from(&self.noise_file);
             settings.exif_orientation = self.exif_orientation;
-            Planned { sample: sample.clone(), path: path.clone(), settings }
+            Candidate { sample: sample.clone(), settings }
         };
-        Ok(request.samples.iter().zip(&self.paths).map(plan).collect())
+        let samples = request.samples.chunks(best_of);
+        let plan = |(samples, path): (&[Sample], &PathBuf)| Planned {
+            path: path.clone(),
+            candidates: samples.iter().map(candidate).collect(),
+        };
+        Ok(samples.zip(&self.paths).map(plan).collect())
     }
 }
 
 impl Planned {
     /// Whether the picture is there from an earlier run with the same settings. Whether LoRAs were merged follows from the
     /// memory that was free then, and makes no other picture.
-    fn is_done(&self) -> bool {
-        let same = |mut there: Settings| {
-            there.lora_merged = self.settings.lora_merged;
-            there == self.settings
-        };
-        self.path.is_file() && Settings::read(self.path.with_extension("json")).is_ok_and(same)
+    fn is_done(&self, judge: Option<&Judge>) -> bool {
+        let Ok(mut there) = Settings::read(self.path.with_extension("json")) else { return false };
+        let is_same = self.candidates.iter().any(|candidate| {
+            there.lora_merged = candidate.settings.lora_merged;
+            there == candidate.settings
+        });
+        let seeds: Vec<u64> = self.candidates.iter().map(|candidate| candidate.sample.seed).collect();
+        is_same && self.path.is_file() && judge.is_none_or(|judge| judge.has_chosen(&self.path, &seeds))
     }
 }
 
@@ -167,19 +199,27 @@ fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> 
             arguments.prompt.iter().map(|p| Entry { prompt: p.clone(), image_paths: paths.clone() }).collect()
         }
     };
-    let n = arguments.num_images_per_prompt.get();
+    let (n, best_of) = (arguments.num_images_per_prompt.get(), arguments.best_of.get());
     let defaults = model::defaults(arguments);
     let mut jobs = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
-        let request = arguments.request(&entry.prompt, defaults, device)?.with_images_per_prompt(n)?;
+        let request = arguments.request(&entry.prompt, defaults, device)?;
+        let request = request.with_images_per_prompt(n.saturating_mul(best_of))?;
         ensure!(
-            request.latents.is_none() || entries.len() * n == 1,
-            "--noise with a file makes one picture; got {} prompts and {n} pictures each",
-            entries.len()
+            request.latents.is_none() || entries.len() * n * best_of == 1,
+            "--noise with a file makes one picture; got {} prompts and {} pictures each",
+            entries.len(),
+            n * best_of
         );
-        let mine = (0..n).filter(|j| arguments.shard.contains(i, *j, n));
-        let (samples, paths): (Vec<_>, Vec<_>) =
-            mine.map(|j| (request.samples[j].clone(), file(arguments, i, j, entries.len() * n))).unzip();
+        ensure!(
+            best_of == 1 || !entry.image_paths.is_empty(),
+            "--best_of compares pictures with their references; got none for {:?}",
+            entry.prompt
+        );
+        let mine: Vec<usize> = (0..n).filter(|j| arguments.shard.contains(i, *j, n)).collect();
+        let samples: Vec<Sample> =
+            mine.iter().flat_map(|j| request.samples[j * best_of..(j + 1) * best_of].to_vec()).collect();
+        let paths: Vec<PathBuf> = mine.iter().map(|&j| file(arguments, i, j, entries.len() * n)).collect();
         if !samples.is_empty() {
             jobs.push(Job {
                 request: Request { samples, ..request },
@@ -258,20 +298,70 @@ fn generate(
     arguments: &Arguments,
     bars: &Bars,
 ) -> Result<()> {
-    let samples = batch.iter().map(|planned| planned.sample.clone()).collect();
+    let candidates: Vec<&Candidate> = batch.iter().flat_map(|planned| &planned.candidates).collect();
+    let (generation, _) = compute(pipeline, job, &candidates, bars)?;
+    for ((generated, planned), candidate) in generation.pictures.iter().zip(batch).zip(candidates) {
+        save_one(planned, candidate, &generated.picture, &generation, arguments, bars)?;
+    }
+    Ok(())
+}
+
+/// Makes all candidates of a picture, and saves the best.
+fn generate_best(
+    pipeline: &UnoPipeline,
+    judge: &Judge,
+    job: &Job,
+    planned: &Planned,
+    arguments: &Arguments,
+    bars: &Bars,
+) -> Result<()> {
+    let (mut pictures, mut last, mut seconds) = (Vec::new(), None, 0.0);
+    for batch in planned.candidates.chunks(arguments.batch_size.get()) {
+        let (generation, references) = compute(pipeline, job, &batch.iter().collect::<Vec<_>>(), bars)?;
+        for (generated, candidate) in generation.pictures.iter().zip(batch) {
+            pictures.push((candidate.sample.seed, generated.picture.clone()));
+        }
+        seconds += generation.seconds;
+        last = Some((generation, references));
+    }
+    let (mut generation, references) = last.context("--best_of makes at least one picture")?;
+    generation.seconds = seconds;
+    let (best, choice) = judge.choose(&references, &pictures)?;
+    bars.say(&choice.to_string());
+    save_one(planned, &planned.candidates[best], &pictures[best].1, &generation, arguments, bars)?;
+    choice.write(&planned.path)
+}
+
+/// Pictures of some samples, and the references that they were made with.
+fn compute(
+    pipeline: &UnoPipeline,
+    job: &Job,
+    candidates: &[&Candidate],
+    bars: &Bars,
+) -> Result<(Generation, Vec<Picture>)> {
+    let samples = candidates.iter().map(|candidate| candidate.sample.clone()).collect();
     let request = Request { samples, references: job.open_references()?, ..job.request.clone() };
     bars.start_measuring();
     let generation = pipeline.generate(&request, bars)?;
     bars.say_measured();
-    for (generated, planned) in generation.pictures.iter().zip(batch) {
-        let picture = if arguments.concat_refs {
-            let references = generation.references.iter();
-            concat_horizontally(&std::iter::once(&generated.picture).chain(references).collect::<Vec<_>>())
-        } else {
-            generated.picture.clone()
-        };
-        save(&planned.path, &picture, &planned.settings)?;
-        bars.saved(&planned.path, &planned.settings, generation.seconds, &generation.notices)?;
-    }
-    Ok(())
+    Ok((generation, request.references))
+}
+
+/// Saves a picture of a generation.
+fn save_one(
+    planned: &Planned,
+    candidate: &Candidate,
+    picture: &RgbImage,
+    generation: &Generation,
+    arguments: &Arguments,
+    bars: &Bars,
+) -> Result<()> {
+    let picture = if arguments.concat_refs {
+        let references = generation.references.iter();
+        concat_horizontally(&std::iter::once(picture).chain(references).collect::<Vec<_>>())
+    } else {
+        picture.clone()
+    };
+    save(&planned.path, &picture, &candidate.settings)?;
+    bars.saved(&planned.path, &candidate.settings, generation.seconds, &generation.notices)
 }

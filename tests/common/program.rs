@@ -7,14 +7,19 @@ use std::process::{Command, Output, Stdio};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-/// The program: cargo builds examples before it runs tests, and puts them beside the folder of the test programs.
+/// The program `generate`.
 pub fn program() -> PathBuf {
+    example("generate")
+}
+
+/// A program: cargo builds examples before it runs tests, and puts them beside the folder of the test programs.
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap();
-    let program = folder.join("examples").join(format!("generate{}", std::env::consts::EXE_SUFFIX));
+    let program = folder.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(
         program.is_file(),
-        "{} is not there; `cargo test` without --test builds it, or `cargo build --release --example generate`",
+        "{} is not there; `cargo test` without --test builds it, or `cargo build --release --example {name}`",
         program.display()
     );
     program

@@ -6,6 +6,7 @@ mod components;
 mod convert;
 mod detach;
 mod error;
+mod evaluate;
 mod pipeline;
 mod train;
 
@@ -21,6 +22,8 @@ mod _uno_rs {
     };
     #[pymodule_export]
     use crate::error::{CheckpointError, NonFiniteError, UnoError};
+    #[pymodule_export]
+    use crate::evaluate::Scorer;
     #[pymodule_export]
     use crate::pipeline::{Pipeline, read_settings};
     #[pymodule_export]

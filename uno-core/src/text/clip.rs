@@ -250,7 +250,9 @@ impl ClipTextEncoder {
     pub fn load_with(checkpoint: &Checkpoint, config: ClipTextConfig, options: &LoadOptions) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::clip);
         let ignore = |key: &str| {
+            // The image encoder, in transformers' layout or in ours.
             key.starts_with("vision_model.")
+                || key.starts_with("visual.")
                 || key == "text_model.embeddings.position_ids"
                 || ["logit_scale", "visual_projection.weight", "text_projection.weight"].contains(&key)
         };

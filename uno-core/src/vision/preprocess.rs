@@ -63,7 +63,9 @@ impl Preprocessing {
         let other = (self.resize as f64 * long as f64 / short as f64) as usize;
         let new = if width <= height { (self.resize, other) } else { (other, self.resize) };
         let scaled = resize(rgb, 3, (width, height), new, Filter::Bicubic);
-        let (left, top) = ((new.0 - self.crop) / 2, (new.1 - self.crop) / 2);
+        // Halves go to the even neighbour, as in torchvision's `center_crop`.
+        let middle = |length: usize| ((length - self.crop) as f64 / 2.0).round_ties_even() as usize;
+        let (left, top) = (middle(new.0), middle(new.1));
         let mut values = Vec::with_capacity(3 * self.crop * self.crop);
         for channel in 0..3 {
             let (mean, std) = (self.mean[channel], self.std[channel]);

@@ -180,7 +180,7 @@ pub(super) struct Vit {
 }
 
 impl Vit {
-    pub fn load(w: Weights<'_>, config: &VitConfig) -> Self {
+    pub(super) fn load(w: Weights<'_>, config: &VitConfig) -> Self {
         let (d, p, eps) = (config.hidden_size, config.patch_size, config.layer_norm_eps);
         let kernel = w.param::<4>("patch_embed.proj.weight", [d, 3, p, p]).val();
         let has_norm_pre = w.contains("norm_pre.weight");
@@ -198,16 +198,16 @@ impl Vit {
         }
     }
 
-    pub fn config(&self) -> &VitConfig {
+    pub(super) fn config(&self) -> &VitConfig {
         &self.config
     }
 
-    pub fn device(&self) -> Device {
+    pub(super) fn device(&self) -> Device {
         self.class.val().device()
     }
 
     /// Pictures `[batch, 3, H, W]` -> the normed class token `[batch, hidden]`.
-    pub fn forward(&self, pictures: Tensor<4>) -> Result<Tensor<2>> {
+    pub(super) fn forward(&self, pictures: Tensor<4>) -> Result<Tensor<2>> {
         let [batch, channels, height, width] = pictures.dims();
         let p = self.config.patch_size;
         let fits = channels == 3 && height >= p && width >= p && height % p == 0 && width % p == 0;

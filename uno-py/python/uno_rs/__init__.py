@@ -6,7 +6,7 @@
 
 `UnoPipeline` is what most people need. The components (tokenizers, `TextEncoder`, `AutoEncoder`, `Transformer`) and
 functions (`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays. `train_lora` trains, as a
-configuration file says.
+configuration file says; `Scorer` measures pictures as DreamBench does.
 """
 
 from ._uno_rs import (
@@ -21,6 +21,7 @@ from ._uno_rs import (
     __version__,
 )
 from .components import Transformer, noise, preprocess, schedule, unope_ids
+from .evaluation import Scorer
 from .output import UnoOutput, read_settings
 from .pipeline import UnoPipeline
 from .training import TrainResult, train_lora
@@ -31,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "ClipTokenizer",
     "NonFiniteError",
+    "Scorer",
     "T5Tokenizer",
     "TextEncoder",
     "TrainResult",

@@ -22,6 +22,7 @@ __all__ = [
     "ClipTokenizer",
     "NonFiniteError",
     "Pipeline",
+    "Scorer",
     "T5Tokenizer",
     "TextEncoder",
     "Transformer",
@@ -88,6 +89,28 @@ class Transformer:
         device: str = "cpu",
     ) -> Transformer: ...
     def forward(self, arguments: ForwardArguments) -> Floats: ...
+
+@final
+class Scorer:
+    def __new__(
+        cls,
+        dino: Path,
+        clip: Path,
+        clip_tokenizer: Path | None = None,
+        views: str = "given",
+        device: str = "cpu",
+    ) -> Scorer: ...
+    def score(self, picture: RawPicture, prompt: str, references: Sequence[Path]) -> str: ...
+    def protocol(self) -> str: ...
+    def evaluate(
+        self,
+        prompts: Path,
+        pictures: Path,
+        out: Path,
+        per_prompt: int = 4,
+        shard: str = "0/1",
+        on_event: OnEvent = None,
+    ) -> str | None: ...
 
 def preprocess(picture: RawPicture, long_side: int | None = None) -> Bytes: ...
 def position_ids(

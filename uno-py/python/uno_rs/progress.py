@@ -35,6 +35,8 @@ class Progress:
             self._show("training", payload["step"], payload["total"], unit="step")
             if self._bar is not None:
                 self._bar.set_postfix(loss=f"{payload['loss']:.4f}")
+        elif kind == "score":
+            self._show("scoring", payload["done"], payload["total"], unit="picture")
         elif kind == "advance":
             self._show("encoding", payload["done"], payload["total"], unit="sample")
 

@@ -1,0 +1,98 @@
+//! Scores of pictures, and evaluation of prompt lists.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use uno_models::eval::{self, Evaluation, EvaluationEvent, ScorerFiles, read_prompts};
+use uno_models::{Error, Result};
+
+use crate::convert::{self, RawPicture};
+use crate::pipeline::open_device;
+use crate::{detach, error};
+
+/// Computes DreamBench's scores.
+#[pyclass(frozen, module = "uno_rs._uno_rs")]
+pub(crate) struct Scorer(eval::Scorer);
+
+#[pymethods]
+impl Scorer {
+    #[new]
+    #[pyo3(signature = (dino, clip, clip_tokenizer=None, views="given", device="cpu"))]
+    fn new(
+        py: Python<'_>,
+        dino: PathBuf,
+        clip: PathBuf,
+        clip_tokenizer: Option<PathBuf>,
+        views: &str,
+        device: &str,
+    ) -> PyResult<Self> {
+        let views = views.parse().map_err(error::models)?;
+        let device = open_device(device)?;
+        let files = ScorerFiles { dino, clip, clip_tokenizer };
+        py.detach(|| eval::Scorer::open(&files, views, &device)).map(Self).map_err(error::models)
+    }
+
+    /// The scores of a picture as JSON; references are files.
+    fn score(
+        &self,
+        py: Python<'_>,
+        picture: RawPicture<'_>,
+        prompt: &str,
+        references: Vec<PathBuf>,
+    ) -> PyResult<String> {
+        let picture = convert::picture(picture)?;
+        let work = || json(&self.0.score(&picture, prompt, &references)?);
+        py.detach(work).map_err(error::models)
+    }
+
+    /// What the scores depend on, as JSON.
+    fn protocol(&self) -> PyResult<String> {
+        json(self.0.protocol()).map_err(error::models)
+    }
+
+    /// Scores the pictures of a prompt list in a folder. When all of them are scored, writes result.json and report.html and
+    /// returns the result as JSON.
+    #[pyo3(signature = (prompts, pictures, out, per_prompt=4, shard="0/1", on_event=None))]
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        prompts: PathBuf,
+        pictures: PathBuf,
+        out: PathBuf,
+        per_prompt: usize,
+        shard: &str,
+        on_event: Option<Py<PyAny>>,
+    ) -> PyResult<Option<String>> {
+        let shard = shard.parse().map_err(error::models)?;
+        detach::run(py, on_event, error::models, |watcher| {
+            let entries = read_prompts(&prompts)?;
+            let evaluation = Evaluation { entries, pictures, per_prompt, shard, out };
+            let observer = |event: EvaluationEvent| {
+                let EvaluationEvent::Scored { done, total, .. } = event else {
+                    return ControlFlow::Continue(());
+                };
+                let told = watcher.attached(|py| {
+                    py.check_signals()?;
+                    let payload = PyDict::new(py);
+                    payload.set_item("done", done)?;
+                    payload.set_item("total", total)?;
+                    watcher.call(py, "score", payload)
+                });
+                if told { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            if evaluation.run(&self.0, None, &observer)? < evaluation.total() {
+                return Ok(None);
+            }
+            let report = evaluation.report()?;
+            report.write(&evaluation.out.join("result.json"))?;
+            report.write_html(&evaluation.out.join("report.html"))?;
+            json(&report).map(Some)
+        })
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::request("scores", e, "numbers that JSON can hold"))
+}
