@@ -48,6 +48,16 @@ pub enum Error {
         /// What happened, and how to mend it.
         reason: String,
     },
+    /// An endpoint (a language model's) refused, failed or gave no usable answer.
+    #[error("{url}: {reason}")]
+    Endpoint {
+        /// Its address.
+        url: String,
+        /// What happened.
+        reason: String,
+        /// Whether asking again would be of no use.
+        is_lasting: bool,
+    },
     /// A result could not be written; nothing was left half-written.
     #[error("cannot write {path}: {source}", path = .path.display())]
     Write {

@@ -13,7 +13,8 @@
 //! | [`output`] | PNG and JSON with the settings inside |
 //! | [`checkpoint`] | finding the model's files, on disk or on the hub; the embedded model |
 //! | [`components`] | from files to a pipeline |
-//! | [`eval`] | prompt lists |
+//! | [`eval`] | prompt lists and DreamBench's scores |
+//! | `synthesis` | training data from the base model (feature `synthesis`) |
 //! | [`tiny`] | a world of rendered pictures, and the small model trained on it |
 //! | [`train`] | training of UNO's LoRA, and parts that train any module |
 
@@ -25,10 +26,14 @@ mod error;
 pub mod eval;
 pub mod memory;
 pub mod output;
+#[cfg(feature = "vision")]
+mod page;
 pub mod picture;
 pub mod pipeline;
 pub mod preprocess;
 pub mod request;
+#[cfg(feature = "synthesis")]
+pub mod synthesis;
 pub mod tiny;
 pub mod train;
 pub mod unope;

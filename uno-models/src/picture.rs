@@ -206,6 +206,11 @@ impl Picture {
         (self.pixels.width(), self.pixels.height())
     }
 
+    /// The pixels in 8-bit RGB; transparency is left aside, as Pillow's `convert("RGB")` does.
+    pub fn to_rgb(&self) -> RgbImage {
+        self.pixels.to_rgb8()
+    }
+
     /// The pixels in their own mode: grey, grey with alpha, RGB or RGBA, 8 bits each.
     pub(crate) fn pixels(&self) -> &DynamicImage {
         &self.pixels

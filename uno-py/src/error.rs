@@ -47,7 +47,7 @@ pub(crate) fn models(error: uno_models::Error) -> PyErr {
         E::Core(error) => core(error),
         E::Picture { .. } | E::Request { .. } | E::Format { .. } => PyValueError::new_err(message),
         E::Checkpoint { .. } => CheckpointError::new_err(message),
-        E::Hub { .. } => PyOSError::new_err(message),
+        E::Hub { .. } | E::Endpoint { .. } => PyOSError::new_err(message),
         E::Write { source, .. } | E::Read { source, .. } => io(&source, message),
         _ => UnoError::new_err(message),
     }

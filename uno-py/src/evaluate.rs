@@ -12,6 +12,17 @@ use crate::convert::{self, RawPicture};
 use crate::pipeline::open_device;
 use crate::{detach, error};
 
+/// What is evaluated; the keys of a dictionary.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct EvaluateArguments {
+    prompts: PathBuf,
+    pictures: PathBuf,
+    out: PathBuf,
+    per_prompt: usize,
+    shard: String,
+}
+
 /// Computes DreamBench's scores.
 #[pyclass(frozen, module = "uno_rs._uno_rs")]
 pub(crate) struct Scorer(eval::Scorer);
@@ -54,21 +65,17 @@ impl Scorer {
 
     /// Scores the pictures of a prompt list in a folder. When all of them are scored, writes result.json and report.html and
     /// returns the result as JSON.
-    #[pyo3(signature = (prompts, pictures, out, per_prompt=4, shard="0/1", on_event=None))]
+    #[pyo3(signature = (arguments, on_event=None))]
     fn evaluate(
         &self,
         py: Python<'_>,
-        prompts: PathBuf,
-        pictures: PathBuf,
-        out: PathBuf,
-        per_prompt: usize,
-        shard: &str,
+        arguments: EvaluateArguments,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Option<String>> {
-        let shard = shard.parse().map_err(error::models)?;
         detach::run(py, on_event, error::models, |watcher| {
+            let EvaluateArguments { prompts, pictures, out, per_prompt, shard } = arguments;
             let entries = read_prompts(&prompts)?;
-            let evaluation = Evaluation { entries, pictures, per_prompt, shard, out };
+            let evaluation = Evaluation { entries, pictures, per_prompt, shard: shard.parse()?, out };
             let observer = |event: EvaluationEvent| {
                 let EvaluationEvent::Scored { done, total, .. } = event else {
                     return ControlFlow::Continue(());

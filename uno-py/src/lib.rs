@@ -8,6 +8,7 @@ mod detach;
 mod error;
 mod evaluate;
 mod pipeline;
+mod synthesize;
 mod train;
 
 use pyo3::prelude::*;
@@ -26,6 +27,8 @@ mod _uno_rs {
     use crate::evaluate::Scorer;
     #[pymodule_export]
     use crate::pipeline::{Pipeline, read_settings};
+    #[pymodule_export]
+    use crate::synthesize::synthesize;
     #[pymodule_export]
     use crate::train::train_lora;
 

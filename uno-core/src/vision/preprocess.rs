@@ -92,7 +92,7 @@ mod tests {
         let picture = Pixels { width, height, rgb: (0..width * height).flat_map(pixel).collect() };
         let ready = Preprocessing { resize: 10, crop: 10, mean: [0.5; 3], std: [0.5; 3] };
         let got = ready.apply(&picture, &Device::flex()).unwrap();
-        let values = got.reshape([3, 100]).mean_dim(1).into_data().to_vec::<f32>().unwrap();
+        let values = crate::tensor_to_vec(got.reshape([3, 100]).mean_dim(1)).unwrap();
         assert_eq!(values, [-1.0, 1.0, -1.0]);
     }
 

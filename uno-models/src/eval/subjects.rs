@@ -121,7 +121,7 @@ pub(super) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 }
 
 pub(super) fn rgb(picture: &Picture) -> Pixels {
-    let rgb = picture.pixels().to_rgb8();
+    let rgb = picture.to_rgb();
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     Pixels { width, height, rgb: rgb.into_raw() }
 }

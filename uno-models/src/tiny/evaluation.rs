@@ -106,6 +106,11 @@ fn find(picture: &Small, subject: Subject, count: usize) -> Found {
     nearest.unwrap_or(Found { distance: f32::INFINITY, centre: [0.5; 2], half: 0.0 })
 }
 
+/// Where a subject is most likely in a picture of `count` subjects.
+pub fn locate(picture: &Pixels, subject: Subject, count: usize) -> Found {
+    find(&Small::of(picture), subject, count)
+}
+
 /// What one picture shows of what it should.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {

@@ -6,7 +6,8 @@
 
 `UnoPipeline` is what most people need. The components (tokenizers, `TextEncoder`, `AutoEncoder`, `Transformer`) and
 functions (`preprocess`, `unope_ids`, `schedule`, `noise`) take and give numpy arrays. `train_lora` trains, as a
-configuration file says; `Scorer` measures pictures as DreamBench does.
+configuration file says; `Scorer` measures pictures as DreamBench does, `synthesize` makes
+training data.
 """
 
 from ._uno_rs import (
@@ -24,6 +25,7 @@ from .components import Transformer, noise, preprocess, schedule, unope_ids
 from .evaluation import Scorer
 from .output import UnoOutput, read_settings
 from .pipeline import UnoPipeline
+from .synthesis import STAGES, SynthesisResult, synthesize
 from .training import TrainResult, train_lora
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "CheckpointError",
     "ClipTokenizer",
     "NonFiniteError",
+    "STAGES",
     "Scorer",
+    "SynthesisResult",
     "T5Tokenizer",
     "TextEncoder",
     "TrainResult",
@@ -45,6 +49,7 @@ __all__ = [
     "preprocess",
     "read_settings",
     "schedule",
+    "synthesize",
     "train_lora",
     "unope_ids",
 ]

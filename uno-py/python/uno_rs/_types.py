@@ -20,6 +20,16 @@ RawPicture: TypeAlias = tuple[str, int, int, int, bytes, bool]
 Generated: TypeAlias = tuple[list[Bytes], Floats, list[str], list[str], float]
 
 
+class EvaluateArguments(TypedDict):
+    """What is evaluated."""
+
+    prompts: Path
+    pictures: Path
+    out: Path
+    per_prompt: int
+    shard: str
+
+
 class LoadArguments(TypedDict):
     """Where a model comes from and how it computes."""
 

@@ -5,6 +5,7 @@ from typing import Literal, final
 
 from ._types import (
     Bytes,
+    EvaluateArguments,
     Floats,
     ForwardArguments,
     GenerateArguments,
@@ -32,6 +33,7 @@ __all__ = [
     "position_ids",
     "preprocess",
     "read_settings",
+    "synthesize",
     "timestep_schedule",
     "train_lora",
 ]
@@ -102,15 +104,7 @@ class Scorer:
     ) -> Scorer: ...
     def score(self, picture: RawPicture, prompt: str, references: Sequence[Path]) -> str: ...
     def protocol(self) -> str: ...
-    def evaluate(
-        self,
-        prompts: Path,
-        pictures: Path,
-        out: Path,
-        per_prompt: int = 4,
-        shard: str = "0/1",
-        on_event: OnEvent = None,
-    ) -> str | None: ...
+    def evaluate(self, arguments: EvaluateArguments, on_event: OnEvent = None) -> str | None: ...
 
 def preprocess(picture: RawPicture, long_side: int | None = None) -> Bytes: ...
 def position_ids(
@@ -126,6 +120,14 @@ def initial_noise(
     channels: int = 16,
 ) -> Floats: ...
 def read_settings(path: Path) -> str: ...
+def synthesize(
+    config: Path,
+    stages: list[str],
+    shard: str = "0/1",
+    count: int | None = None,
+    write_results: bool = True,
+    on_event: OnEvent = None,
+) -> tuple[str | None, list[tuple[str, str]]]: ...
 def train_lora(
     config: Path, resume: Path | None = None, output: Path | None = None, on_event: OnEvent = None
 ) -> tuple[Path, bool]: ...

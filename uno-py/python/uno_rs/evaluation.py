@@ -13,6 +13,7 @@ from .pictures import raw
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from ._types import EvaluateArguments
     from .pictures import PictureLike
 
 
@@ -67,12 +68,12 @@ class Scorer:
         """
         folder = Path(pictures)
         with Progress(progress) as shown:
-            result = self._scorer.evaluate(
-                Path(prompts),
-                folder,
-                folder / "evaluation" if out is None else Path(out),
-                num_images_per_prompt,
-                f"{shard[0]}/{shard[1]}",
-                shown.on_event,
-            )
+            arguments: EvaluateArguments = {
+                "prompts": Path(prompts),
+                "pictures": folder,
+                "out": folder / "evaluation" if out is None else Path(out),
+                "per_prompt": num_images_per_prompt,
+                "shard": f"{shard[0]}/{shard[1]}",
+            }
+            result = self._scorer.evaluate(arguments, shown.on_event)
         return None if result is None else json.loads(result)

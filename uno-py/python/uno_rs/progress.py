@@ -37,6 +37,8 @@ class Progress:
                 self._bar.set_postfix(loss=f"{payload['loss']:.4f}")
         elif kind == "score":
             self._show("scoring", payload["done"], payload["total"], unit="picture")
+        elif kind == "synthesis":
+            self._show(payload["stage"], payload["done"], payload["total"], unit="item")
         elif kind == "advance":
             self._show("encoding", payload["done"], payload["total"], unit="sample")
 
