@@ -22,18 +22,14 @@ Row = dict[str, Any]
 class Share:
     """Scores shares of the pictures; the encoders are loaded once for each worker."""
 
-    def __init__(
-        self, prompts: str, pictures: str, dino: str, clip: str, per_prompt: int, shards: int
-    ) -> None:
+    def __init__(self, prompts: str, pictures: str, dino: str, clip: str, per_prompt: int, shards: int) -> None:
         self.scorer = uno_rs.Scorer(dino, clip)
         self.arguments = (prompts, pictures)
         self.per_prompt, self.shards = per_prompt, shards
 
     def __call__(self, row: Row) -> Row:
         shard = (int(row["id"]), self.shards)
-        self.scorer.evaluate(
-            *self.arguments, num_images_per_prompt=self.per_prompt, shard=shard, progress=False
-        )
+        self.scorer.evaluate(*self.arguments, num_images_per_prompt=self.per_prompt, shard=shard, progress=False)
         return {"share": shard[0]}
 
 
@@ -53,8 +49,6 @@ def run(
         share,
         fn_constructor_args=(prompts, pictures, dino, clip, per_prompt, shards),
         concurrency=workers,
-        max_restarts=-1,
-        max_task_retries=-1,
     ).take_all()
     # All is scored: this only puts it together.
     scorer = uno_rs.Scorer(dino, clip)
@@ -64,9 +58,7 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts")
     parser.add_argument("pictures")
     parser.add_argument("--dino", required=True)

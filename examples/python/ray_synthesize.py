@@ -45,18 +45,16 @@ def run(
     uno_rs.synthesize(config, stages=["split"], write_results=False, progress=False)
     for stage in uno_rs.STAGES:
         shares = ray.data.range(shards, override_num_blocks=shards)
-        # Retried as often as workers die; what a task raises by itself ends the run.
-        options = {"num_cpus": cpus, "max_retries": -1, **({"num_gpus": gpus} if gpus else {})}
-        for row in shares.map(task(config, stage, shards), **options).take_all():
+        # Ray does a task again whose worker has died; what a task raises by itself ends the run.
+        done = shares.map(task(config, stage, shards), num_cpus=cpus, num_gpus=gpus or None)
+        for row in done.take_all():
             failed += [tuple(line.split(": ", 1)) for line in row["failed"]]
-    done = uno_rs.synthesize(config, stages=["split"], progress=False)
-    return uno_rs.SynthesisResult(done.results, failed)
+    written = uno_rs.synthesize(config, stages=["split"], progress=False)
+    return uno_rs.SynthesisResult(written.results, failed)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--address", help="of the cluster; without, one is started on this machine")
     parser.add_argument("--shards", type=int, default=8, help="shares of the items: a few for each worker")

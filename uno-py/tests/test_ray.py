@@ -24,7 +24,8 @@ EXAMPLES = ROOT / "examples" / "python"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     sys.path.insert(0, str(EXAMPLES))
-    environment = {"PYTHONPATH": str(EXAMPLES)}
+    # Workers import what they are to do from both.
+    environment = {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(Path(__file__).parent)])}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment}, log_to_driver=False)
     yield
     ray.shutdown()

@@ -40,7 +40,8 @@ class Scorer:
     @property
     def protocol(self) -> dict[str, Any]:
         """Everything that scores depend on beside pictures and prompts."""
-        return json.loads(self._scorer.protocol())
+        protocol: dict[str, Any] = json.loads(self._scorer.protocol())
+        return protocol
 
     def score(
         self, picture: PictureLike, prompt: str, references: Sequence[str | os.PathLike[str]] = ()
@@ -49,7 +50,10 @@ class Scorer:
 
         Without references dino, clip_i and subject are None.
         """
-        return json.loads(self._scorer.score(raw(picture), prompt, [Path(path) for path in references]))
+        scores: dict[str, Any] = json.loads(
+            self._scorer.score(raw(picture), prompt, [Path(path) for path in references])
+        )
+        return scores
 
     def evaluate(
         self,
