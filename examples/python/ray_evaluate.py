@@ -1,9 +1,9 @@
 """An evaluation on a Ray cluster: pictures of a prompt list scored by many workers (docs/evaluation.md).
 
-    python examples/python/ray_evaluate.py prompts.json output/multi --dino models/dino-vits16 --clip models/clip-vit-base-patch32
+    python examples/python/ray_evaluate.py prompts.json output/multi --dino models/dino --clip models/clip
 
-Pictures and models must be on a file system that all machines see. A task whose worker dies is done again, and scores only what
-is left.
+Pictures and models must be on a file system that all machines see. A task whose worker dies is done again, and scores
+only what is left.
 """
 
 from __future__ import annotations

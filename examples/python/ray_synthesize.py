@@ -2,8 +2,8 @@
 
     python examples/python/ray_synthesize.py synthesis.toml --shards 16
 
-The work's folder and the model must be on a file system that all machines see. Each task does one share of a stage. What it
-has done is on disk at once, so a task whose worker dies is simply done again, and does only what is left.
+The work's folder and the model must be on a file system that all machines see. Each task does one share of a stage.
+What it has done is on disk at once, so a task whose worker dies is simply done again, and does only what is left.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ struct Arguments {
     /// Questions that are answered at the same time
     #[arg(long, default_value_t = 4)]
     threads: usize,
-    /// Of each ten requests two are refused for now (429), two fail (500), three are answered with nonsense, and one not at all
+    /// Of each eleven requests two are refused for now (429), one fails (500), two are answered with nonsense, and one not at all
     #[arg(long)]
     faults: bool,
     /// Writes a line for each answer: what was asked for, and a fingerprint of the question
@@ -35,8 +35,8 @@ struct Arguments {
     log: Option<PathBuf>,
 }
 
-/// What goes wrong with each of ten requests; see [`serve`].
-const FAULTS: [usize; 10] = [0, 1, 2, 3, 4, 0, 1, 2, 3, 3];
+/// What goes wrong with each of eleven requests; see [`serve`]. A prime number, so that no client that asks in step meets faults alone.
+const FAULTS: [usize; 11] = [0, 1, 2, 0, 3, 0, 4, 0, 1, 3, 0];
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
