@@ -74,7 +74,7 @@ impl Arguments {
             return Ok(rows);
         }
         println!("{name}, seed {seed}");
-        let lora = Stages { steps, rate: self.rate, pe, seed }.train(out, &run, pictures)?;
+        let lora = Stages { steps, rate: self.rate, pe, seed }.train(out, &run, &pictures.lists(out)?)?;
         let candidate =
             Candidate { pipeline: open(out, Some(lora))?, defaults: Defaults::UNO_TINY, pe, steps: 25 };
         let rows = evaluate(&candidate, self.count, &[References::Own], pictures.seed)?.rows;

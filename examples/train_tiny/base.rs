@@ -14,7 +14,7 @@ use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
 use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::base::{self, Base, Prompt, Scenes, T5_TOKENS, Tokenizers};
-use uno_models::tiny::data::{FEATURES, Latents, scene};
+use uno_models::tiny::data::{FEATURES, Latents, diptych, scene};
 use uno_models::tiny::fresh::{self, CLIP_HEAD, Sizes, T5_BUCKETS, T5_HEAD};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
@@ -51,7 +51,9 @@ impl Arguments {
         write_small(out, folder, &sizes)?;
         let checkpoint = Checkpoint::open(out.join("model/ae.safetensors"))?;
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&Device::flex()))?;
-        let scenes = scenes(self.pictures, out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
+        let encoders =
+            Encoders { codec: &codec, checkpoint: &checkpoint, tokenizers: &tokenizers, sizes: &sizes };
+        let scenes = scenes(self.pictures, out, &encoders, seed)?;
 
         let config = clip_config(&sizes);
         let options = LoadOptions::new(&device).with_storage(Storage::Expanded);
@@ -69,7 +71,7 @@ impl Arguments {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
             max_norm: 1.0,
             ema_decay: 0.998,
-            rates: &[("t5.", TEXT_RATE), ("clip.", TEXT_RATE)],
+            rates: RATES,
         };
         let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
@@ -86,8 +88,8 @@ impl Arguments {
 
 /// Pictures that are trained on, unless it is said otherwise.
 pub const PICTURES: usize = 12_000;
-/// The text encoders' learning rate by the transformer's.
-const TEXT_RATE: f64 = 0.2;
+/// The text encoders' learning rates by the transformer's.
+pub const RATES: &[(&str, f64)] = &[("t5.", 0.2), ("clip.", 0.2)];
 /// Where the transformer is before guidance is distilled into it, below the folder of results.
 pub const BASE: &str = "base/flux1-dev.safetensors";
 
@@ -101,28 +103,60 @@ pub fn tokenizers(folder: &Path) -> Result<(Tokenizers, Sizes)> {
     Ok((tokenizers, Sizes { vocabulary, ..Sizes::default() }))
 }
 
+/// What pictures are encoded with.
+pub struct Encoders<'a> {
+    pub codec: &'a AutoEncoder,
+    /// The codec's file: latents on disk belong to it.
+    pub checkpoint: &'a Checkpoint,
+    pub tokenizers: &'a Tokenizers,
+    pub sizes: &'a Sizes,
+}
+
 /// Pictures and prompts to train on.
-pub fn scenes(
+pub fn scenes(count: usize, out: &Path, encoders: &Encoders<'_>, seed: u64) -> Result<Scenes> {
+    let side = SIDE / 16;
+    encode("scenes", count, (side, side), out, encoders, seed, |i| {
+        let (composition, caption) = scene(seed, i);
+        (composition.render(SIDE), caption)
+    })
+}
+
+/// Diptychs of one layout.
+pub fn diptychs(
     count: usize,
+    is_stacked: bool,
     out: &Path,
-    codec: &AutoEncoder,
-    checkpoint: &Checkpoint,
-    tokenizers: &Tokenizers,
-    sizes: &Sizes,
+    encoders: &Encoders<'_>,
     seed: u64,
 ) -> Result<Scenes> {
-    let file = format!("scenes-{count}-{seed}-{}.safetensors", short(checkpoint));
-    let start = Instant::now();
-    let latents =
-        Latents::of(&out.join(file), codec, count, &Device::flex(), |i| scene(seed, i).0.render(SIDE))?;
-    println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
-    let prompts = (0..latents.len()).map(|i| tokenizers.encode(&scene(seed, i).1, sizes.clip_tokens));
-    Ok(Scenes {
-        prompts: prompts.collect::<Result<_, _>>()?,
-        empty: tokenizers.encode("", sizes.clip_tokens)?,
-        grid: SIDE / 16,
-        latents,
+    let (name, grid) = match is_stacked {
+        true => ("stacked", (SIDE / 8, SIDE / 16)),
+        false => ("side-by-side", (SIDE / 16, SIDE / 8)),
+    };
+    encode(name, count, grid, out, encoders, seed, |i| {
+        let diptych = diptych(seed, i, is_stacked);
+        (diptych.render(SIDE), diptych.caption)
     })
+}
+
+/// Latents of pictures, as an earlier run left them or made anew, with their captions in tokens.
+fn encode(
+    name: &str,
+    count: usize,
+    grid: (usize, usize),
+    out: &Path,
+    encoders: &Encoders<'_>,
+    seed: u64,
+    draw: impl Fn(usize) -> (Pixels, String) + Sync,
+) -> Result<Scenes> {
+    let Encoders { codec, checkpoint, tokenizers, sizes } = encoders;
+    let file = format!("{name}-{count}-{seed}-{}.safetensors", short(checkpoint));
+    let start = Instant::now();
+    let latents = Latents::of(&out.join(file), *codec, count, &Device::flex(), |i| draw(i).0)?;
+    println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
+    let prompts = (0..latents.len()).map(|i| tokenizers.encode(&draw(i).1, sizes.clip_tokens));
+    let prompts = prompts.collect::<Result<_, _>>()?;
+    Ok(Scenes { prompts, empty: tokenizers.encode("", sizes.clip_tokens)?, grid, latents })
 }
 
 /// The base model as it was written last.
@@ -146,10 +180,11 @@ fn clip_config(sizes: &Sizes) -> String {
     format!("{config:#}\n")
 }
 
-type Files = [(&'static str, &'static str, Names); 3];
+/// The model's files: beginnings of parameters' names, files, and the names in these.
+pub type Files = [(&'static str, &'static str, Names); 3];
 
 /// Writes the model's files.
-fn write(
+pub fn write(
     out: &Path,
     names: &Files,
     parameters: &uno_models::train::named::NamedTensors,

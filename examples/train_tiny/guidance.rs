@@ -13,20 +13,24 @@ use uno_models::tiny::trainer::{Settings, Trainer};
 use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 
-use crate::base::{self, BASE, samples, scenes, tokenizers};
+use crate::base::{self, BASE, Encoders, samples, tokenizers};
+use crate::diptychs::Sets;
 use crate::steps::{State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
     #[arg(long, default_value_t = 1200)]
-    steps: u64,
+    pub steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Pictures to train on; those of the base
     #[arg(long, default_value_t = base::PICTURES)]
     pictures: usize,
+    /// Diptychs of each layout to train on besides
+    #[arg(long, default_value_t = 0)]
+    pub diptychs: usize,
 }
 
 impl Arguments {
@@ -35,7 +39,9 @@ impl Arguments {
         let (tokenizers, sizes) = tokenizers(folder)?;
         let checkpoint = Checkpoint::open(out.join("model/ae.safetensors"))?;
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&device))?;
-        let scenes = scenes(self.pictures, out, &codec, &checkpoint, &tokenizers, &sizes, seed)?;
+        let encoders =
+            Encoders { codec: &codec, checkpoint: &checkpoint, tokenizers: &tokenizers, sizes: &sizes };
+        let sets = Sets::new(self.pictures, self.diptychs, out, &encoders, seed)?;
         let teacher = base::open(out)?;
 
         let first = Checkpoint::open(out.join(BASE))?;
@@ -50,7 +56,7 @@ impl Arguments {
         let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings);
         let rate = LearningRate { peak: 4e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::from(out, "guidance", &first, 500);
-        let loss = |model: &Flux, step| loss(model, &teacher, &scenes, self.batch, seed, step, &device);
+        let loss = |model: &Flux, step| loss(model, &teacher, sets.at(step), self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |trainer| {
             let file = out.join("model/flux1-dev.safetensors");
             names.write(&file, trainer.average(), StorageDtype::BF16)?;

@@ -5,11 +5,13 @@
 mod ablate;
 mod autoencoder;
 mod base;
+mod diptychs;
 mod evaluate;
 mod guidance;
 mod references;
 mod sheet;
 mod steps;
+mod synthesis;
 mod uno;
 
 use std::path::PathBuf;
@@ -44,10 +46,14 @@ enum Part {
     Decoder(autoencoder::DecoderArguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
+    /// Teaches the base diptychs, in a folder of its own
+    Diptychs(diptychs::Arguments),
     /// Distils guidance into the transformer
     Guidance(guidance::Arguments),
     /// Trains UNO's LoRA in two stages
     Uno(uno::Arguments),
+    /// Makes data with the base that knows diptychs, and trains UNO on nothing but that
+    Synthesis(synthesis::Arguments),
     /// Judges the model on looks that were held out
     Evaluate(evaluate::Arguments),
     /// Trains and judges UNO with parts left out, several seeds each, and writes a table (hours)
@@ -85,8 +91,10 @@ impl Arguments {
             Part::Autoencoder(part) => part.run(&self.out, self.seed),
             Part::Decoder(part) => part.run(&self.out, self.seed),
             Part::Base(part) => part.run(&self.out, &self.tokenizers, self.seed),
+            Part::Diptychs(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Guidance(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),
+            Part::Synthesis(part) => part.run(&self.out, self.seed),
             Part::Evaluate(part) => part.run(&self.out, self.seed),
             Part::Ablate(part) => part.run(&self.out, self.seed),
             Part::References(part) => part.run(self.seed),

@@ -36,7 +36,7 @@ impl Arguments {
         let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
         let pictures = Pictures { seed, count: self.pairs };
         let stages = Stages { steps: [first, second], rate: self.rate, pe: self.pe, seed };
-        let lora = stages.train(out, &self.name, &pictures)?;
+        let lora = stages.train(out, &self.name, &pictures.lists(out)?)?;
         std::fs::copy(lora, out.join("model/dit_lora.safetensors"))?;
         Ok(())
     }
@@ -55,6 +55,18 @@ pub struct Pictures {
     pub count: usize,
 }
 
+impl Pictures {
+    /// Lists of samples with one reference, and with two and three, below `out`; drawn unless they are there.
+    pub fn lists(&self, out: &Path) -> Result<[Vec<PathBuf>; 2]> {
+        let pairs = std::path::absolute(out)?.join("pairs");
+        for count in 1..=3 {
+            write_pairs(&pairs, self, count)?;
+        }
+        let list = |count: usize| pairs.join(format!("{count}.json"));
+        Ok([vec![list(1)], vec![list(2), list(3)]])
+    }
+}
+
 /// How UNO is trained.
 pub struct Stages {
     /// Steps with one reference, then with two and three; a stage of no steps is left out.
@@ -68,20 +80,14 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Trains in the folder `name` below `out`, or goes on there; returns the file of the average LoRA.
-    pub fn train(&self, out: &Path, name: &str, pictures: &Pictures) -> Result<PathBuf> {
+    /// Trains in the folder `name` below `out` on lists with one reference and with several, or goes on there; returns the file
+    /// of the average LoRA.
+    pub fn train(&self, out: &Path, name: &str, lists: &[Vec<PathBuf>; 2]) -> Result<PathBuf> {
         let folder = std::path::absolute(out)?;
-        let pairs = folder.join("pairs");
-        for count in 1..=3 {
-            write_pairs(&pairs, pictures, count)?;
-        }
-        let stage = |name: &str, counts: &[usize], steps: u64| {
-            let data: Vec<_> = counts
-                .iter()
-                .map(|count| serde_json::json!({ "path": pairs.join(format!("{count}.json")) }))
-                .collect();
+        let stage = |name: &str, lists: &[PathBuf], count: usize, steps: u64| {
+            let data: Vec<_> = lists.iter().map(|path| serde_json::json!({ "path": path })).collect();
             // As generation will take them.
-            let ref_size = Request::with_defaults("", Defaults::UNO_TINY).long_side_of(counts[0]);
+            let ref_size = Request::with_defaults("", Defaults::UNO_TINY).long_side_of(count);
             serde_json::json!({
                 "name": name, "data": data, "steps": steps, "learning_rate": self.rate, "warmup_steps": 50, "decay": "cosine",
                 "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
@@ -89,8 +95,8 @@ impl Stages {
         };
         let [first, second] = self.steps;
         let stages = [
-            (first > 0).then(|| stage("single", &[1], first)),
-            (second > 0).then(|| stage("multi", &[2, 3], second)),
+            (first > 0).then(|| stage("single", &lists[0], 1, first)),
+            (second > 0).then(|| stage("multi", &lists[1], 2, second)),
         ];
         let config = serde_json::json!({
             "output": folder.join(name), "seed": self.seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,

@@ -101,7 +101,7 @@ pub struct Scenes {
     /// The prompt that says nothing.
     pub empty: Prompt,
     /// Rows and columns of tokens.
-    pub grid: usize,
+    pub grid: (usize, usize),
 }
 
 /// What one step trains on.
@@ -143,13 +143,13 @@ impl Base {
     /// # Errors
     ///
     /// Token ids beyond the vocabulary; prompts of differing lengths.
-    pub(super) fn condition(&self, prompts: &[&Prompt], grid: usize) -> Result<Conditioning> {
+    pub(super) fn condition(&self, prompts: &[&Prompt], grid: (usize, usize)) -> Result<Conditioning> {
         let ids = |part: fn(&Prompt) -> &[u32]| prompts.iter().map(|prompt| part(prompt)).collect::<Vec<_>>();
         Ok(Conditioning {
             txt: self.t5.forward_batch(&ids(|prompt| &prompt.t5))?,
             vec: self.clip.forward_batch(&ids(|prompt| &prompt.clip))?,
             references: Vec::new(),
-            ids: sequence_ids(UnoPe::D, T5_TOKENS, (grid, grid), &[]),
+            ids: sequence_ids(UnoPe::D, T5_TOKENS, grid, &[]),
         })
     }
 }
@@ -192,7 +192,7 @@ pub(super) mod tests {
 
     use uno_core::weights::Storage;
 
-    use super::super::data::{pair, scene};
+    use super::super::data::{diptych, pair, scene};
     use super::super::fresh::{self, Sizes};
     use super::super::trainer::{Settings, Trainer};
     use super::*;
@@ -210,6 +210,7 @@ pub(super) mod tests {
     fn every_caption_fits() {
         let (tokenizers, sizes) = (tokenizers(), Sizes::default());
         let captions = (0..400).map(|i| scene(1, i).1).chain((0..100).map(|i| pair(1, i, 3, true).prompt));
+        let captions = captions.chain((0..400).map(|i| diptych(1, i, false).caption));
         for caption in captions {
             let (t5, clip) = (tokenizers.t5.encode(&caption, 64), tokenizers.clip.encode(&caption, 64));
             assert!(t5.unwrap().len <= T5_TOKENS && clip.unwrap().len <= sizes.clip_tokens, "{caption}");
@@ -235,7 +236,7 @@ pub(super) mod tests {
         let prompts = prompts.map(|p| tokenizers.encode(p, sizes.clip_tokens).unwrap());
         let latents = Latents::of_numbers(4, (0..2 * 4 * FEATURES).map(|i| (i as f32).sin()).collect());
         let empty = tokenizers.encode("", sizes.clip_tokens).unwrap();
-        let scenes = Scenes { latents, empty, prompts: prompts.to_vec(), grid: 2 };
+        let scenes = Scenes { latents, empty, prompts: prompts.to_vec(), grid: (2, 2) };
         ([fresh::flux(&sizes, 1), fresh::t5(&sizes, 2), fresh::clip(&sizes, 3)], scenes)
     }
 

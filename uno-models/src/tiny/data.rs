@@ -10,8 +10,8 @@ use uno_core::latents::pack;
 use uno_core::traits::LatentCodec;
 use uno_core::weights::{Checkpoint, StorageDtype, TensorHeader};
 
-use super::world::caption::{Detail, of_picture};
-use super::world::{Composition, Draw, ReferenceView, Subject};
+use super::world::caption::{Detail, of_picture, of_subject};
+use super::world::{Composition, Draw, ReferenceView, Scene, Subject};
 use crate::error::{Error, Result};
 
 /// Features of a packed token.
@@ -133,10 +133,69 @@ pub fn pair(seed: u64, index: usize, count: usize, held_out: bool) -> Pair {
     Pair { composition, prompt, references }
 }
 
+/// Two pictures of the same subject in one, the second with a companion: what FLUX.1-dev has seen in its data, and a synthesis
+/// of pairs asks of its base (paper, section 3.2).
+#[derive(Debug, Clone)]
+pub struct Diptych {
+    /// What the panels show.
+    pub panels: [Composition; 2],
+    /// Whether they lie one above the other, and not side by side.
+    pub is_stacked: bool,
+    /// The caption.
+    pub caption: String,
+}
+
+/// Diptych `index` of one layout.
+pub fn diptych(seed: u64, index: usize, is_stacked: bool) -> Diptych {
+    let mut draw = Draw::stream(seed, 210 + u64::from(is_stacked), index as u64);
+    let second = Composition::draw(&mut draw, 2, false);
+    let mut first = Composition::draw(&mut draw, 1, false);
+    first.subjects = second.subjects[..1].to_vec();
+    while first.scene == second.scene {
+        first.scene = Scene::ALL[draw.below(Scene::ALL.len())];
+    }
+    let [subject, companion] = [0, 1].map(|i| of_subject(second.subjects[i], Detail::Looks));
+    let caption = format!("{subject} {}, {} with {companion}", first.scene.word(), second.scene.word());
+    Diptych { panels: [first, second], is_stacked, caption }
+}
+
+impl Diptych {
+    /// The picture, its panels `side` pixels wide and high.
+    pub fn render(&self, side: usize) -> Pixels {
+        let [first, second] = self.panels.each_ref().map(|panel| panel.render(side).rgb);
+        if self.is_stacked {
+            return Pixels { width: side, height: 2 * side, rgb: [first, second].concat() };
+        }
+        let rows = first.chunks_exact(3 * side).zip(second.chunks_exact(3 * side));
+        Pixels { width: 2 * side, height: side, rgb: rows.flat_map(|(a, b)| [a, b].concat()).collect() }
+    }
+}
+
 /// The composition and the caption of text-to-image training picture `index`.
 pub fn scene(seed: u64, index: usize) -> (Composition, String) {
     let mut draw = Draw::stream(seed, 200, index as u64);
     let composition = Composition::draw_any(&mut draw);
     let caption = of_picture(&composition, Detail::Looks, &mut draw);
     (composition, caption)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panels_of_a_diptych_are_the_two_pictures_and_share_a_subject() {
+        for (index, is_stacked) in [(0, false), (1, true), (2, false)] {
+            let diptych = diptych(9, index, is_stacked);
+            let [first, second] = &diptych.panels;
+            assert_eq!(first.subjects[0], second.subjects[0]);
+            assert_ne!(first.scene, second.scene);
+            let picture = diptych.render(32);
+            assert_eq!((picture.width, picture.height), if is_stacked { (32, 64) } else { (64, 32) });
+            let (start, row) = if is_stacked { (32 * 32 * 3, 32 * 3) } else { (32 * 3, 64 * 3) };
+            let panel: Vec<u8> =
+                (0..32).flat_map(|y| picture.rgb[start + y * row..][..32 * 3].to_vec()).collect();
+            assert_eq!(panel, second.render(32).rgb);
+        }
+    }
 }

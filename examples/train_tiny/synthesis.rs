@@ -1,0 +1,161 @@
+//! The part that makes its own data: diptychs of the base, filtered pairs, UNO's first stage on them, second references made by
+//! that, UNO's second stage. No rendered picture is trained on after the base.
+
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use uno_models::eval::Shard;
+use uno_models::synthesis::{
+    Class, Results, Stage, SubjectEntry, Synthesis, SynthesisConfig, SynthesisEvent, Taxonomy,
+};
+use uno_models::tiny::world::caption::{Detail, of_subject};
+use uno_models::tiny::world::{Kind, Look, Scene, Subject};
+use uno_models::unope::UnoPe;
+
+use crate::diptychs;
+use crate::uno::{RATE, Stages};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Diptychs to make
+    #[arg(long, default_value_t = 1200)]
+    count: usize,
+    /// Steps of UNO's first and second stage
+    #[arg(long, num_args = 2, default_values_t = [1200, 1200])]
+    steps: Vec<u64>,
+    /// Steps of the sampler
+    #[arg(long, default_value_t = 12)]
+    num_steps: usize,
+    /// Guidance of diptychs and of second references
+    #[arg(long, default_value_t = 4.0)]
+    guidance: f32,
+    /// Least score of a pair, 0 to 4
+    #[arg(long, default_value_t = 3.0)]
+    min_score: f64,
+}
+
+impl Arguments {
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+        let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
+        let folder = std::path::absolute(diptychs::folder(out))?;
+        ensure!(
+            folder.join("model/flux1-dev.safetensors").exists(),
+            "{} holds no model that knows diptychs: run the parts diptychs and guidance first",
+            folder.display()
+        );
+        write_taxonomy(&folder.join("taxonomy.json"))?;
+        let endpoint = Endpoint::start()?;
+        let train = |steps: [u64; 2], lists: &Results| {
+            let several = lists.two_references.iter().cloned().collect();
+            let lists = [vec![lists.one_reference.clone()], several];
+            Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(&folder, "uno", &lists)
+        };
+
+        // The LoRA of stage 1 is not there yet: the first half of the stages does without.
+        let pairs = self.synthesize(&folder, &endpoint, None, seed)?;
+        println!("{}", serde_json::to_string(&pairs.funnel)?);
+        let lora = train([first, 0], &pairs)?;
+        let kept = folder.join("stage1.safetensors");
+        std::fs::copy(lora, &kept)?;
+        let samples = self.synthesize(&folder, &endpoint, Some(&kept), seed)?;
+        println!("{}", serde_json::to_string(&samples.funnel)?);
+        let lora = train([first, second], &samples)?;
+        std::fs::copy(lora, folder.join("model/dit_lora.safetensors"))?;
+        Ok(())
+    }
+
+    fn synthesize(
+        &self,
+        folder: &Path,
+        endpoint: &Endpoint,
+        lora: Option<&PathBuf>,
+        seed: u64,
+    ) -> Result<Results> {
+        let endpoint = json!({ "url": endpoint.url, "model": "uno-tiny's renderer" });
+        let (side, width) = (128, 256);
+        let mut config = json!({
+            "output": "work", "seed": seed, "count": self.count, "taxonomy": "taxonomy.json",
+            "model": { "dir": "model", "lora": lora },
+            "diptych": {
+                "side_by_side": [[width, side]], "stacked": [[side, width]], "num_steps": self.num_steps,
+                "guidance": self.guidance, "template": "{subject} {first scene}, {second scene} with {companion}",
+            },
+            "split": { "margin": 1 },
+            "judgement": { "endpoint": endpoint, "min_score": self.min_score, "workers": 2 },
+        });
+        if lora.is_some() {
+            config["detection"] = json!({ "endpoint": endpoint, "workers": 2 });
+            config["regeneration"] =
+                json!({ "size": [side, side], "num_steps": self.num_steps, "guidance": self.guidance });
+        }
+        let path = folder.join("synthesis.json");
+        std::fs::write(&path, format!("{config:#}\n"))?;
+        let synthesis = Synthesis::open(SynthesisConfig::read(&path)?)?;
+        let failed = synthesis.run(&Stage::ALL, Shard::ALL, &|event| {
+            if let SynthesisEvent::Advances { stage, done, total, .. } = event
+                && (done % 50 == 0 || done == total)
+            {
+                println!("{} {done}/{total}", stage.name());
+            }
+            ControlFlow::Continue(())
+        })?;
+        ensure!(
+            failed.is_empty(),
+            "{} items could not be worked on; the same command tries them again",
+            failed.len()
+        );
+        Ok(synthesis.write_results()?)
+    }
+}
+
+/// All subjects of the world but those that are held out.
+fn write_taxonomy(path: &Path) -> Result<()> {
+    let scenes: Vec<String> = Scene::ALL.iter().map(|scene| scene.word().to_owned()).collect();
+    let entry = |kind: Kind, look: Look| SubjectEntry {
+        description: of_subject(Subject { kind, look }, Detail::Looks),
+        name: None,
+        scenes: scenes.clone(),
+    };
+    let class = |&kind: &Kind| Class {
+        name: kind.word().to_owned(),
+        subjects: Look::all().filter(|look| !look.is_held_out()).map(|look| entry(kind, look)).collect(),
+    };
+    let taxonomy = Taxonomy { classes: Kind::ALL.iter().map(class).collect() };
+    Ok(std::fs::write(path, serde_json::to_string_pretty(&taxonomy)?)?)
+}
+
+/// The program `tiny_endpoint`, which lies beside this one; ended with this.
+struct Endpoint {
+    process: Child,
+    url: String,
+}
+
+impl Endpoint {
+    fn start() -> Result<Self> {
+        let name = format!("tiny_endpoint{}", std::env::consts::EXE_SUFFIX);
+        let program = std::env::current_exe()?.with_file_name(name);
+        let mut process = Command::new(&program)
+            .args(["--port", "0", "--threads", "2"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| {
+                format!("{}: `cargo build --release --examples` builds it", program.display())
+            })?;
+        let mut url = String::new();
+        let out = process.stdout.take().context("the endpoint's output")?;
+        BufReader::new(out).read_line(&mut url)?;
+        Ok(Self { process, url: url.trim().to_owned() })
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
