@@ -1,4 +1,4 @@
-"""Makes the small model with random weights that the programs carry (uno-models/assets/tiny).
+"""Makes the small model with random weights for the tests (uno-models/assets/tiny).
 
     python3 -m venv venv && venv/bin/pip install -r tests/reference/requirements.txt
     venv/bin/python tests/reference/make_tiny_model.py            # from the repository root
