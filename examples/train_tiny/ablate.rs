@@ -13,7 +13,7 @@ use crate::uno::{PAIRS, Pictures, RATE, Stages};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps of each stage
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 240)]
     steps: u64,
     /// Seeds of the training, from --seed on
     #[arg(long, default_value_t = 3)]
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = RATE)]
     rate: f64,
     /// Pictures of each number of subjects
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 16)]
     count: usize,
     /// Pictures to train on, of each number of references; those of the part uno if they are there
     #[arg(long, default_value_t = PAIRS)]

@@ -1,4 +1,4 @@
-//! The part that teaches the base diptychs, in a folder of its own: two panels with the same subject, which FLUX.1-dev knows from
+//! The part that teaches the base diptychs, and guidance on them, in a folder of its own: two panels with the same subject, which FLUX.1-dev knows from
 //! its data, and which a synthesis of training data asks for.
 
 use std::path::{Path, PathBuf};
@@ -14,12 +14,13 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 
 use crate::base::{self, BASE, Encoders, samples, tokenizers};
+use crate::guidance;
 use crate::steps::{State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long = "diptych-steps", default_value_t = 2000)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 16)]
@@ -30,6 +31,9 @@ pub struct Arguments {
     /// Diptychs of each layout
     #[arg(long, default_value_t = DIPTYCHS)]
     diptychs: usize,
+    /// Steps of guidance, which is distilled after that
+    #[arg(long, default_value_t = 800)]
+    guidance_steps: u64,
 }
 
 /// Diptychs of each layout, unless it is said otherwise.
@@ -111,7 +115,15 @@ impl Arguments {
             let base = base::open(&to)?;
             let sheet = to.join(format!("base-{:06}.png", trainer.steps()));
             samples(&sheet, &base, &base.flux, 1.0, &codec, &tokenizers)
-        })
+        })?;
+        let guidance = guidance::Arguments {
+            steps: self.guidance_steps,
+            batch: self.batch,
+            pictures: self.pictures,
+            diptychs: self.diptychs,
+            data: Some(out.to_path_buf()),
+        };
+        guidance.run(&to, tokenizers_folder, seed)
     }
 }
 

@@ -24,13 +24,16 @@ pub struct Arguments {
     pub steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 16)]
-    batch: usize,
+    pub batch: usize,
     /// Pictures to train on; those of the base
     #[arg(long, default_value_t = base::PICTURES)]
-    pictures: usize,
+    pub pictures: usize,
     /// Diptychs of each layout to train on besides
     #[arg(long, default_value_t = 0)]
     pub diptychs: usize,
+    /// Folder with latents of an earlier run, if it is another than --out
+    #[arg(long)]
+    pub data: Option<std::path::PathBuf>,
 }
 
 impl Arguments {
@@ -41,7 +44,8 @@ impl Arguments {
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&device))?;
         let encoders =
             Encoders { codec: &codec, checkpoint: &checkpoint, tokenizers: &tokenizers, sizes: &sizes };
-        let sets = Sets::new(self.pictures, self.diptychs, out, &encoders, seed)?;
+        let sets =
+            Sets::new(self.pictures, self.diptychs, self.data.as_deref().unwrap_or(out), &encoders, seed)?;
         let teacher = base::open(out)?;
 
         let first = Checkpoint::open(out.join(BASE))?;

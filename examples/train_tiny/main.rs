@@ -46,13 +46,13 @@ enum Part {
     Decoder(autoencoder::DecoderArguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
-    /// Teaches the base diptychs, in a folder of its own
+    /// Teaches the base diptychs, and guidance on them, in a folder of its own
     Diptychs(diptychs::Arguments),
     /// Distils guidance into the transformer
     Guidance(guidance::Arguments),
     /// Trains UNO's LoRA in two stages
     Uno(uno::Arguments),
-    /// Makes data with the base that knows diptychs, and trains UNO on nothing but that
+    /// Teaches the base diptychs, makes data with it, and trains UNO on nothing but that
     Synthesis(synthesis::Arguments),
     /// Judges the model on looks that were held out
     Evaluate(evaluate::Arguments),
@@ -94,7 +94,7 @@ impl Arguments {
             Part::Diptychs(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Guidance(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),
-            Part::Synthesis(part) => part.run(&self.out, self.seed),
+            Part::Synthesis(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Evaluate(part) => part.run(&self.out, self.seed),
             Part::Ablate(part) => part.run(&self.out, self.seed),
             Part::References(part) => part.run(self.seed),

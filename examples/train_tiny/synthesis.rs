@@ -21,6 +21,8 @@ use crate::uno::{RATE, Stages};
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    #[command(flatten)]
+    diptychs: diptychs::Arguments,
     /// Diptychs to make
     #[arg(long, default_value_t = 1200)]
     count: usize,
@@ -39,14 +41,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
+    pub fn run(&self, out: &Path, tokenizers: &Path, seed: u64) -> Result<()> {
+        self.diptychs.run(out, tokenizers, seed)?;
         let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
         let folder = std::path::absolute(diptychs::folder(out))?;
-        ensure!(
-            folder.join("model/flux1-dev.safetensors").exists(),
-            "{} holds no model that knows diptychs: run the parts diptychs and guidance first",
-            folder.display()
-        );
         write_taxonomy(&folder.join("taxonomy.json"))?;
         let endpoint = Endpoint::start()?;
         let train = |steps: [u64; 2], lists: &Results| {

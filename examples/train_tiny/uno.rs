@@ -18,7 +18,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
     /// Steps of the first and of the second stage
-    #[arg(long, num_args = 2, default_values_t = [2200, 2200])]
+    #[arg(long, num_args = 2, default_values_t = [2000, 2400])]
     steps: Vec<u64>,
     /// Learning rate after the warm-up
     #[arg(long, default_value_t = RATE)]
@@ -45,7 +45,7 @@ impl Arguments {
 /// Pictures of each number of references, unless it is said otherwise.
 pub const PAIRS: usize = 3000;
 /// Learning rate of the LoRA, unless it is said otherwise.
-pub const RATE: f64 = 2e-3;
+pub const RATE: f64 = 4e-3;
 
 /// Which pictures are trained on.
 pub struct Pictures {

@@ -8,7 +8,9 @@ use super::endpoint::EndpointConfig;
 use super::item::Stage;
 use super::taxonomy::TEMPLATE;
 use crate::error::{Error, Result};
-use crate::request::MAX_PICTURES;
+
+/// Most diptychs of one synthesis.
+const MAX_COUNT: usize = 10_000_000;
 
 /// A synthesis. Paths are relative to the file; docs/synthesis.md lists the keys.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -241,8 +243,8 @@ impl SynthesisConfig {
     ///
     /// The first value that cannot.
     pub fn validate(&self) -> Result<()> {
-        if self.count == 0 || self.count > MAX_PICTURES {
-            return Err(Error::request("count", self.count, format!("1 to {MAX_PICTURES}")));
+        if self.count == 0 || self.count > MAX_COUNT {
+            return Err(Error::request("count", self.count, format!("1 to {MAX_COUNT}")));
         }
         for (name, sizes) in
             [("diptych.side_by_side", &self.diptych.side_by_side), ("diptych.stacked", &self.diptych.stacked)]
