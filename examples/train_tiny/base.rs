@@ -63,10 +63,11 @@ impl Arguments {
             Base::load(flux, t5, clip, config.as_bytes(), &options)
         };
         let names = [
-            ("flux.", BASE, Names::find(&flux, |c| Ok(load(c, &t5, &clip)?.flux))?),
-            ("t5.", "model/t5/model.safetensors", Names::find(&t5, |c| Ok(load(&flux, c, &clip)?.t5))?),
-            ("clip.", "model/clip/model.safetensors", Names::find(&clip, |c| Ok(load(&flux, &t5, c)?.clip))?),
+            ("flux.", FLUX, Names::find(&flux, |c| Ok(load(c, &t5, &clip)?.flux))?),
+            ("t5.", T5, Names::find(&t5, |c| Ok(load(&flux, c, &clip)?.t5))?),
+            ("clip.", CLIP, Names::find(&clip, |c| Ok(load(&flux, &t5, c)?.clip))?),
         ];
+        let to = out.join(BASE);
         let settings = Settings {
             optimizer: AdamWConfig { beta2: 0.99, weight_decay: 0.01, ..AdamWConfig::default() },
             max_norm: 1.0,
@@ -78,8 +79,8 @@ impl Arguments {
         let state = State::new(out, "base", self.save_every);
         let loss = |model: &Base, step| base::loss(model, &scenes, self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |trainer| {
-            write(out, &names, trainer.average(), &config)?;
-            let base = open(out)?;
+            write(&to, &names, trainer.average(), &config)?;
+            let base = open(&to)?;
             let sheet = out.join(format!("base-{:06}.png", trainer.steps()));
             samples(&sheet, &base, &base.flux, 1.0, &codec, &tokenizers)
         })
@@ -90,8 +91,14 @@ impl Arguments {
 pub const PICTURES: usize = 12_000;
 /// The text encoders' learning rates by the transformer's.
 pub const RATES: &[(&str, f64)] = &[("t5.", 0.2), ("clip.", 0.2)];
-/// Where the transformer is before guidance is distilled into it, below the folder of results.
-pub const BASE: &str = "base/flux1-dev.safetensors";
+/// Folder of transformer and text encoders as this part leaves them, below the folder of results.
+pub const BASE: &str = "base";
+/// Files of a model in its folder.
+pub const FLUX: &str = "flux1-dev.safetensors";
+pub const T5: &str = "t5/model.safetensors";
+pub const CLIP: &str = "clip/model.safetensors";
+/// CLIP's dimensions, which its tensors do not tell.
+pub const CLIP_CONFIG: &str = "clip/config.json";
 
 /// The tokenizers in a folder, and the sizes of a model for them.
 pub fn tokenizers(folder: &Path) -> Result<(Tokenizers, Sizes)> {
@@ -159,13 +166,11 @@ fn encode(
     Ok(Scenes { prompts, empty: tokenizers.encode("", sizes.clip_tokens)?, grid, latents })
 }
 
-/// The base model as it was written last.
-pub fn open(out: &Path) -> Result<Base> {
-    let open = |file: &str| Checkpoint::open(out.join(file));
-    let config = std::fs::read(out.join("model/clip/config.json"))?;
-    let (flux, t5) = (open(BASE)?, open("model/t5/model.safetensors")?);
-    let clip = open("model/clip/model.safetensors")?;
-    Ok(Base::load(&flux, &t5, &clip, &config, &LoadOptions::new(&Device::flex()))?)
+/// Transformer and text encoders as they were written to a folder last.
+pub fn open(folder: &Path) -> Result<Base> {
+    let open = |file: &str| Checkpoint::open(folder.join(file));
+    let config = std::fs::read(folder.join(CLIP_CONFIG))?;
+    Ok(Base::load(&open(FLUX)?, &open(T5)?, &open(CLIP)?, &config, &LoadOptions::new(&Device::flex()))?)
 }
 
 /// CLIP's config.json: what its tensors do not tell.
@@ -183,19 +188,19 @@ fn clip_config(sizes: &Sizes) -> String {
 /// The model's files: beginnings of parameters' names, files, and the names in these.
 pub type Files = [(&'static str, &'static str, Names); 3];
 
-/// Writes the model's files.
+/// Writes transformer and text encoders to a folder.
 pub fn write(
-    out: &Path,
+    folder: &Path,
     names: &Files,
     parameters: &uno_models::train::named::NamedTensors,
     config: &str,
 ) -> Result<()> {
     for (prefix, file, names) in names {
-        let path = out.join(file);
+        let path = folder.join(file);
         std::fs::create_dir_all(path.parent().context("a file in a folder")?)?;
         names.write(&path, &parameters.below(prefix), StorageDtype::BF16)?;
     }
-    Ok(std::fs::write(out.join("model/clip/config.json"), config)?)
+    Ok(std::fs::write(folder.join(CLIP_CONFIG), config)?)
 }
 
 /// Puts the small files beside the weights.

@@ -13,27 +13,24 @@ use uno_models::tiny::trainer::{Settings, Trainer};
 use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 
-use crate::base::{self, BASE, Encoders, samples, tokenizers};
-use crate::diptychs::Sets;
+use crate::base::{self, CLIP, CLIP_CONFIG, Encoders, FLUX, T5, samples, tokenizers};
+use crate::diptychs::{self, Sets};
 use crate::steps::{State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 1200)]
-    pub steps: u64,
+    #[arg(long, default_value_t = 800)]
+    steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 16)]
-    pub batch: usize,
+    batch: usize,
     /// Pictures to train on; those of the base
     #[arg(long, default_value_t = base::PICTURES)]
-    pub pictures: usize,
-    /// Diptychs of each layout to train on besides
-    #[arg(long, default_value_t = 0)]
-    pub diptychs: usize,
-    /// Folder with latents of an earlier run, if it is another than --out
-    #[arg(long)]
-    pub data: Option<std::path::PathBuf>,
+    pictures: usize,
+    /// Diptychs of each layout; those of the part before
+    #[arg(long, default_value_t = diptychs::DIPTYCHS)]
+    diptychs: usize,
 }
 
 impl Arguments {
@@ -44,11 +41,11 @@ impl Arguments {
         let codec = AutoEncoder::load(&checkpoint, &LoadOptions::new(&device))?;
         let encoders =
             Encoders { codec: &codec, checkpoint: &checkpoint, tokenizers: &tokenizers, sizes: &sizes };
-        let sets =
-            Sets::new(self.pictures, self.diptychs, self.data.as_deref().unwrap_or(out), &encoders, seed)?;
-        let teacher = base::open(out)?;
+        let sets = Sets::new(self.pictures, self.diptychs, out, &encoders, seed)?;
+        let from = out.join(diptychs::FOLDER);
+        let teacher = base::open(&from)?;
 
-        let first = Checkpoint::open(out.join(BASE))?;
+        let first = Checkpoint::open(from.join(FLUX))?;
         let options = LoadOptions::new(&device.clone().autodiff()).with_storage(Storage::Expanded);
         let names = Names::find(&first, |c| Ok(Flux::load(c, &options)?))?;
         let settings = Settings {
@@ -62,7 +59,11 @@ impl Arguments {
         let state = State::from(out, "guidance", &first, 500);
         let loss = |model: &Flux, step| loss(model, &teacher, sets.at(step), self.batch, seed, step, &device);
         train(&mut trainer, &rate, &state, loss, |trainer| {
-            let file = out.join("model/flux1-dev.safetensors");
+            let to = out.join("model");
+            for file in [T5, CLIP, CLIP_CONFIG] {
+                std::fs::copy(from.join(file), to.join(file))?;
+            }
+            let file = to.join(FLUX);
             names.write(&file, trainer.average(), StorageDtype::BF16)?;
             let flux = Flux::load(&Checkpoint::open(&file)?, &LoadOptions::new(&device))?;
             for guidance in [1.0, 2.0, 3.0, 4.0] {

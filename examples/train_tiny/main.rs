@@ -46,13 +46,13 @@ enum Part {
     Decoder(autoencoder::DecoderArguments),
     /// Trains the transformer and the text encoders
     Base(base::Arguments),
-    /// Teaches the base diptychs, and guidance on them, in a folder of its own
+    /// Teaches the base diptychs: two pictures of one subject in one
     Diptychs(diptychs::Arguments),
     /// Distils guidance into the transformer
     Guidance(guidance::Arguments),
     /// Trains UNO's LoRA in two stages
     Uno(uno::Arguments),
-    /// Teaches the base diptychs, makes data with it, and trains UNO on nothing but that
+    /// Makes data with the model itself, and trains UNO on nothing but that
     Synthesis(synthesis::Arguments),
     /// Judges the model on looks that were held out
     Evaluate(evaluate::Arguments),
@@ -78,15 +78,15 @@ impl Arguments {
     fn run(&self) -> Result<()> {
         match &self.part {
             Part::All => {
-                ["autoencoder", "decoder", "base", "guidance", "uno", "evaluate"].into_iter().try_for_each(
-                    |part| {
+                ["autoencoder", "decoder", "base", "diptychs", "guidance", "uno", "evaluate"]
+                    .into_iter()
+                    .try_for_each(|part| {
                         println!("{part}");
                         // With the defaults that the part itself would have.
                         let part = Self::try_parse_from(["train_tiny", part])?.part;
                         Self { out: self.out.clone(), tokenizers: self.tokenizers.clone(), part, ..*self }
                             .run()
-                    },
-                )
+                    })
             }
             Part::Autoencoder(part) => part.run(&self.out, self.seed),
             Part::Decoder(part) => part.run(&self.out, self.seed),
@@ -94,7 +94,7 @@ impl Arguments {
             Part::Diptychs(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Guidance(part) => part.run(&self.out, &self.tokenizers, self.seed),
             Part::Uno(part) => part.run(&self.out, self.seed),
-            Part::Synthesis(part) => part.run(&self.out, &self.tokenizers, self.seed),
+            Part::Synthesis(part) => part.run(&self.out, self.seed),
             Part::Evaluate(part) => part.run(&self.out, self.seed),
             Part::Ablate(part) => part.run(&self.out, self.seed),
             Part::References(part) => part.run(self.seed),

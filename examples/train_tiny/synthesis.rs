@@ -16,13 +16,10 @@ use uno_models::tiny::world::caption::{Detail, of_subject};
 use uno_models::tiny::world::{Kind, Look, Scene, Subject};
 use uno_models::unope::UnoPe;
 
-use crate::diptychs;
 use crate::uno::{RATE, Stages};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[command(flatten)]
-    diptychs: diptychs::Arguments,
     /// Diptychs to make
     #[arg(long, default_value_t = 1200)]
     count: usize,
@@ -41,16 +38,17 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn run(&self, out: &Path, tokenizers: &Path, seed: u64) -> Result<()> {
-        self.diptychs.run(out, tokenizers, seed)?;
+    pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let [first, second] = *self.steps.as_slice() else { anyhow::bail!("--steps takes two numbers") };
-        let folder = std::path::absolute(diptychs::folder(out))?;
+        let folder = std::path::absolute(out.join("synthesis"))?;
+        std::fs::create_dir_all(&folder)?;
         write_taxonomy(&folder.join("taxonomy.json"))?;
         let endpoint = Endpoint::start()?;
         let train = |steps: [u64; 2], lists: &Results| {
-            let several = lists.two_references.iter().cloned().collect();
-            let lists = [vec![lists.one_reference.clone()], several];
-            Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(&folder, "uno", &lists)
+            let one = lists.one_reference.clone();
+            let several = std::iter::once(&one).chain(&lists.two_references).cloned().collect();
+            let lists = [vec![one.clone()], several];
+            Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(out, "synthesis/uno", &lists)
         };
 
         // The LoRA of stage 1 is not there yet: the first half of the stages does without.
@@ -62,7 +60,7 @@ impl Arguments {
         let samples = self.synthesize(&folder, &endpoint, Some(&kept), seed)?;
         println!("{}", serde_json::to_string(&samples.funnel)?);
         let lora = train([first, second], &samples)?;
-        std::fs::copy(lora, folder.join("model/dit_lora.safetensors"))?;
+        std::fs::copy(lora, folder.join("dit_lora.safetensors"))?;
         Ok(())
     }
 
@@ -77,7 +75,7 @@ impl Arguments {
         let (side, width) = (128, 256);
         let mut config = json!({
             "output": "work", "seed": seed, "count": self.count, "taxonomy": "taxonomy.json",
-            "model": { "dir": "model", "lora": lora },
+            "model": { "dir": "../model", "lora": lora },
             "diptych": {
                 "side_by_side": [[width, side]], "stacked": [[side, width]], "num_steps": self.num_steps,
                 "guidance": self.guidance, "template": "{subject} {first scene}, {second scene} with {companion}",

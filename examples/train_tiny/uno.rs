@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use uno_core::image::Pixels;
+use uno_models::Defaults;
 use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::data::pair;
 use uno_models::train::{Start, TrainConfig, TrainEvent, TrainObserver, open_model, train};
 use uno_models::unope::UnoPe;
-use uno_models::{Defaults, Request};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -18,7 +18,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
     /// Steps of the first and of the second stage
-    #[arg(long, num_args = 2, default_values_t = [2000, 2400])]
+    #[arg(long, num_args = 2, default_values_t = [1400, 1800])]
     steps: Vec<u64>,
     /// Learning rate after the warm-up
     #[arg(long, default_value_t = RATE)]
@@ -56,14 +56,15 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Lists of samples with one reference, and with two and three, below `out`; drawn unless they are there.
+    /// Lists of samples for both stages, below `out`: with one reference, then with one, two and three, so that one is not
+    /// forgotten. Drawn unless they are there.
     pub fn lists(&self, out: &Path) -> Result<[Vec<PathBuf>; 2]> {
         let pairs = std::path::absolute(out)?.join("pairs");
         for count in 1..=3 {
             write_pairs(&pairs, self, count)?;
         }
         let list = |count: usize| pairs.join(format!("{count}.json"));
-        Ok([vec![list(1)], vec![list(2), list(3)]])
+        Ok([vec![list(1)], vec![list(1), list(2), list(3)]])
     }
 }
 
@@ -84,10 +85,10 @@ impl Stages {
     /// of the average LoRA.
     pub fn train(&self, out: &Path, name: &str, lists: &[Vec<PathBuf>; 2]) -> Result<PathBuf> {
         let folder = std::path::absolute(out)?;
-        let stage = |name: &str, lists: &[PathBuf], count: usize, steps: u64| {
+        // As generation will take them.
+        let ref_size = Defaults::UNO_TINY.ref_sizes;
+        let stage = |name: &str, lists: &[PathBuf], steps: u64| {
             let data: Vec<_> = lists.iter().map(|path| serde_json::json!({ "path": path })).collect();
-            // As generation will take them.
-            let ref_size = Request::with_defaults("", Defaults::UNO_TINY).long_side_of(count);
             serde_json::json!({
                 "name": name, "data": data, "steps": steps, "learning_rate": self.rate, "warmup_steps": 50, "decay": "cosine",
                 "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
@@ -95,8 +96,8 @@ impl Stages {
         };
         let [first, second] = self.steps;
         let stages = [
-            (first > 0).then(|| stage("single", &lists[0], 1, first)),
-            (second > 0).then(|| stage("multi", &lists[1], 2, second)),
+            (first > 0).then(|| stage("single", &lists[0], first)),
+            (second > 0).then(|| stage("multi", &lists[1], second)),
         ];
         let config = serde_json::json!({
             "output": folder.join(name), "seed": self.seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,

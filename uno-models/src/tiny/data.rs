@@ -154,7 +154,9 @@ pub fn diptych(seed: u64, index: usize, is_stacked: bool) -> Diptych {
     while first.scene == second.scene {
         first.scene = Scene::ALL[draw.below(Scene::ALL.len())];
     }
-    let [subject, companion] = [0, 1].map(|i| of_subject(second.subjects[i], Detail::Looks));
+    // Where the words do not say how a subject looks, only the other panel does: that is what makes a model look there.
+    let detail = if draw.chance(0.5) { Detail::KindOnly } else { Detail::Looks };
+    let [subject, companion] = [0, 1].map(|i| of_subject(second.subjects[i], detail));
     let caption = format!("{subject} {}, {} with {companion}", first.scene.word(), second.scene.word());
     Diptych { panels: [first, second], is_stacked, caption }
 }

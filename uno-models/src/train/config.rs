@@ -208,7 +208,7 @@ pub struct StageConfig {
     pub references: Option<usize>,
     /// Longer side of the references; by default 512 for one, 320 for more.
     #[serde(default)]
-    pub ref_size: Option<u32>,
+    pub ref_size: Option<RefSize>,
     /// How often a prompt is dropped.
     #[serde(default = "default_text_dropout")]
     pub text_dropout: f64,
@@ -218,6 +218,26 @@ pub struct StageConfig {
     /// How references are placed.
     #[serde(default)]
     pub pe: UnoPe,
+}
+
+/// Longer side of references, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RefSize {
+    /// The same for any number of them.
+    Same(u32),
+    /// Of a single reference, and of each of several.
+    ByNumber([u32; 2]),
+}
+
+impl RefSize {
+    /// That of each of `count` references.
+    pub fn long_side(self, count: usize) -> u32 {
+        match self {
+            Self::Same(side) => side,
+            Self::ByNumber(sides) => sides[usize::from(count > 1)],
+        }
+    }
 }
 
 fn default_devices() -> Vec<String> {
@@ -352,8 +372,9 @@ impl TrainConfig {
                 &stage.guidance,
                 "a finite number; 1 is UNO's",
             )?;
-            let side = stage.ref_size.unwrap_or(512);
-            need((16..=8192).contains(&side), &field("ref_size"), &side, "16 to 8192 pixels")?;
+            for side in stage.ref_size.iter().flat_map(|size| [size.long_side(1), size.long_side(2)]) {
+                need((16..=8192).contains(&side), &field("ref_size"), &side, "16 to 8192 pixels")?;
+            }
             buckets(stage.resolution)?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use crate::picture::{DecodeOptions, Picture};
 use crate::preprocess::preprocessed_size_of;
 use crate::request::Defaults;
 use crate::train::buckets::{Size, closest};
+use crate::train::config::RefSize;
 
 /// An entry of a list that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -80,7 +81,7 @@ pub struct Requirements {
     /// How many references each sample has, if they all have to have as many.
     pub references: Option<usize>,
     /// The longer side that references are scaled to, if it does not follow from their number.
-    pub long_side: Option<u32>,
+    pub long_side: Option<RefSize>,
     /// How far pictures are looked at.
     pub verify: Verify,
 }
@@ -119,7 +120,8 @@ fn check_sample(sample: Sample, wanted: &Requirements) -> Result<Checked> {
             format!("{wanted}, as the stage's `references` says"),
         ));
     }
-    let long_side = wanted.long_side.unwrap_or_else(|| Defaults::UNO.long_side(count));
+    let long_side =
+        wanted.long_side.map_or_else(|| Defaults::UNO.long_side(count), |size| size.long_side(count));
     let (height, width) = size(&sample.target, wanted.verify)?;
     let references = sample.references.iter().map(|path| {
         let (height, width) = size(path, wanted.verify)?;
