@@ -62,7 +62,7 @@ impl Sets {
     /// The set of a step: with diptychs, every fourth has single pictures, and between the layouts take turns.
     pub fn at(&self, step: u64) -> &Scenes {
         match &self.diptychs {
-            Some(diptychs) if step % 4 != 0 => &diptychs[(step % 2) as usize],
+            Some(diptychs) if !step.is_multiple_of(4) => &diptychs[(step % 2) as usize],
             _ => &self.single,
         }
     }

@@ -11,6 +11,9 @@ use uno_models::synthesis::{Stage, Synthesis, SynthesisConfig, SynthesisEvent};
 use crate::detach::{self, Watcher};
 use crate::error;
 
+/// Items that could not be worked on, with the reason.
+type Failed = Vec<(String, String)>;
+
 /// Does what waits of `stages` (all, if there are none) for the share `shard` of the items, and with `write_results` writes lists and
 /// report. Returns the results as JSON, and items that could not be worked on with the reason.
 #[pyfunction]
@@ -23,7 +26,7 @@ pub(crate) fn synthesize(
     count: Option<usize>,
     write_results: bool,
     on_event: Option<Py<PyAny>>,
-) -> PyResult<(Option<String>, Vec<(String, String)>)> {
+) -> PyResult<(Option<String>, Failed)> {
     let shard = shard.parse().map_err(error::models)?;
     let asked: uno_models::Result<Vec<Stage>> = stages.iter().map(|stage| stage.parse()).collect();
     let asked = asked.map_err(error::models)?;

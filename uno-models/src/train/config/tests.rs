@@ -34,6 +34,21 @@ fn defaults_are_the_paper_s_recipe() {
 }
 
 #[test]
+fn references_have_one_size_or_one_by_their_number() {
+    let size = |text: &str| {
+        let config =
+            read("a.toml", &SMALL.replacen("steps = 5000", &format!("steps = 5000\nref_size = {text}"), 1));
+        config
+            .map(|config| config.stages[0].ref_size.map(|size| [1, 2, 3].map(|count| size.long_side(count))))
+    };
+    assert_eq!(size("64").unwrap(), Some([64; 3]));
+    assert_eq!(size("[128, 80]").unwrap(), Some([128, 80, 80]));
+    for wrong in ["8", "[128, 8]", "[128]", "\"x\""] {
+        assert!(size(wrong).unwrap_err().to_string().contains("ref_size"), "{wrong}");
+    }
+}
+
+#[test]
 fn toml_and_json_say_the_same() {
     let config = read("a.toml", SMALL).unwrap();
     let json = serde_json::to_string(&config).unwrap();
