@@ -110,12 +110,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let report = evaluation.report()?;
-    report.write(&evaluation.out.join("result.json"))?;
-    report.write_html(&evaluation.out.join("report.html"))?;
     ensure!(
         report.protocol == *scorer.protocol(),
         "scores of an earlier protocol are left; run all shares again"
     );
+    report.write(&evaluation.out.join("result.json"))?;
+    report.write_html(&evaluation.out.join("report.html"))?;
     say(&report, &evaluation)
 }
 
