@@ -16,7 +16,7 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::named::NamedTensors;
 use uno_models::train::optimizer::AdamWConfig;
 
-use crate::steps::{State, train};
+use crate::steps::{PARTS, State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -45,13 +45,14 @@ impl Arguments {
             max_norm: 1.0,
             ema_decay: 0.995,
             rates: &[],
+            parts: PARTS,
         };
-        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings)?;
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::new(out, "autoencoder", 100);
-        let loss = |model: &AutoEncoder, step| loss(model, &data, self.batch, seed, step, &device);
-        train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
+        let loss = |model: &AutoEncoder, batch, number| loss(model, &data, batch, seed, number, &device);
+        train(&mut trainer, &rate, &state, self.batch, loss, |_| Ok(()))?;
         finish(out, &names, trainer.average(), seed)
     }
 }
@@ -126,14 +127,16 @@ impl DecoderArguments {
             max_norm: 1.0,
             ema_decay: 0.995,
             rates: &[],
+            parts: PARTS,
         };
-        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings);
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options)?, settings)?;
         let data = pictures(self.pictures, seed);
         let rate = LearningRate { peak: 5e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::from(out, "decoder", &first, 500);
-        let loss =
-            |model: &AutoEncoder, step| decoder_loss(model, &encoder, &data, self.batch, seed, step, &device);
-        train(&mut trainer, &rate, &state, loss, |_| Ok(()))?;
+        let loss = |model: &AutoEncoder, batch, number| {
+            decoder_loss(model, &encoder, &data, batch, seed, number, &device)
+        };
+        train(&mut trainer, &rate, &state, self.batch, loss, |_| Ok(()))?;
         names.write(&out.join(FILE), trainer.average(), StorageDtype::BF16)?;
         show(out, "decoder", seed)
     }

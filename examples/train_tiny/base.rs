@@ -23,7 +23,7 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 use uno_models::unope::{UnoPe, sequence_ids};
 
-use crate::steps::{State, short, train};
+use crate::steps::{PARTS, State, short, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -73,12 +73,13 @@ impl Arguments {
             max_norm: 1.0,
             ema_decay: 0.998,
             rates: RATES,
+            parts: PARTS,
         };
-        let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
+        let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings)?;
         let rate = LearningRate { peak: self.rate, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::new(out, "base", self.save_every);
-        let loss = |model: &Base, step| base::loss(model, &scenes, self.batch, seed, step, &device);
-        train(&mut trainer, &rate, &state, loss, |trainer| {
+        let loss = |model: &Base, batch, number| base::loss(model, &scenes, batch, seed, number, &device);
+        train(&mut trainer, &rate, &state, self.batch, loss, |trainer| {
             write(&to, &names, trainer.average(), &config)?;
             let base = open(&to)?;
             let sheet = out.join(format!("base-{:06}.png", trainer.steps()));

@@ -14,7 +14,7 @@ use uno_models::train::learning_rate::{Decay, LearningRate};
 use uno_models::train::optimizer::AdamWConfig;
 
 use crate::base::{self, BASE, CLIP, CLIP_CONFIG, Encoders, FLUX, T5, samples, tokenizers};
-use crate::steps::{State, train};
+use crate::steps::{PARTS, State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -59,10 +59,12 @@ impl Sets {
         })
     }
 
-    /// The set of a step: with diptychs, every fourth has single pictures, and between the layouts take turns.
-    pub fn at(&self, step: u64) -> &Scenes {
+    /// The set of part `number` of all steps, the same for the parts of one step: with diptychs, every fourth has single pictures,
+    /// and between the layouts take turns.
+    pub fn at(&self, number: u64) -> &Scenes {
+        let step = number / PARTS as u64;
         match &self.diptychs {
-            Some(diptychs) if !step.is_multiple_of(4) => &diptychs[(step % 2) as usize],
+            Some(diptychs) if !step.is_multiple_of(4) => &diptychs[((step - step / 4) % 2) as usize],
             _ => &self.single,
         }
     }
@@ -96,13 +98,15 @@ impl Arguments {
             max_norm: 1.0,
             ema_decay: 0.995,
             rates: base::RATES,
+            parts: PARTS,
         };
-        let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings);
+        let mut trainer = Trainer::new(load(&flux, &t5, &clip)?, settings)?;
         let rate = LearningRate { peak: 2e-3, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::from(out, "diptychs", &flux, 500);
-        let loss =
-            |model: &Base, step| losses::loss(model, sets.at(step), self.batch, seed + 1, step, &device);
-        train(&mut trainer, &rate, &state, loss, |trainer| {
+        let loss = |model: &Base, batch, number| {
+            losses::loss(model, sets.at(number), batch, seed + 1, number, &device)
+        };
+        train(&mut trainer, &rate, &state, self.batch, loss, |trainer| {
             base::write(&to, &names, trainer.average(), &config)?;
             let base = base::open(&to)?;
             let sheet = out.join(format!("diptychs-{:06}.png", trainer.steps()));

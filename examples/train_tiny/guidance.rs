@@ -15,7 +15,7 @@ use uno_models::train::optimizer::AdamWConfig;
 
 use crate::base::{self, CLIP, CLIP_CONFIG, Encoders, FLUX, T5, samples, tokenizers};
 use crate::diptychs::{self, Sets};
-use crate::steps::{State, train};
+use crate::steps::{PARTS, State, train};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -53,12 +53,15 @@ impl Arguments {
             max_norm: 1.0,
             ema_decay: 0.995,
             rates: &[],
+            parts: PARTS,
         };
-        let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings);
+        let mut trainer = Trainer::new(Flux::load(&first, &options)?, settings)?;
         let rate = LearningRate { peak: 4e-4, warmup: 100, decay: Decay::Cosine, steps: self.steps };
         let state = State::from(out, "guidance", &first, 500);
-        let loss = |model: &Flux, step| loss(model, &teacher, sets.at(step), self.batch, seed, step, &device);
-        train(&mut trainer, &rate, &state, loss, |trainer| {
+        let loss = |model: &Flux, batch, number| {
+            loss(model, &teacher, sets.at(number), batch, seed, number, &device)
+        };
+        train(&mut trainer, &rate, &state, self.batch, loss, |trainer| {
             let to = out.join("model");
             for file in [T5, CLIP, CLIP_CONFIG] {
                 std::fs::copy(from.join(file), to.join(file))?;

@@ -12,6 +12,8 @@ use uno_models::tiny::data::pair;
 use uno_models::train::{Start, TrainConfig, TrainEvent, TrainObserver, open_model, train};
 use uno_models::unope::UnoPe;
 
+use crate::steps::PARTS;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Pictures of each number of references
@@ -91,7 +93,7 @@ impl Stages {
             let data: Vec<_> = lists.iter().map(|path| serde_json::json!({ "path": path })).collect();
             serde_json::json!({
                 "name": name, "data": data, "steps": steps, "learning_rate": self.rate, "warmup_steps": 50, "decay": "cosine",
-                "batch_size": 16, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
+                "batch_size": 16 / PARTS, "accumulation": 1, "resolution": SIDE, "ref_size": ref_size, "pe": self.pe.to_string(),
             })
         };
         let [first, second] = self.steps;
@@ -100,7 +102,7 @@ impl Stages {
             (second > 0).then(|| stage("multi", &lists[1], second)),
         ];
         let config = serde_json::json!({
-            "output": folder.join(name), "seed": self.seed, "devices": ["cpu"], "dtype": "f32", "expand_weights": true,
+            "output": folder.join(name), "seed": self.seed, "devices": vec!["cpu"; PARTS], "dtype": "f32", "expand_weights": true,
             "model": { "dir": folder.join("model"), "model_type": "flux-dev" },
             "lora": { "rank": 32 }, "ema_decay": 0.995, "gradient_checkpointing": false,
             "cache": { "folder": folder.join("cache") }, "checkpoint_every": 200, "keep_checkpoints": 2,

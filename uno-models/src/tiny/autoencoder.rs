@@ -224,13 +224,18 @@ mod tests {
         let first = fresh::autoencoder(&sizes, 1);
         let encoder = AutoEncoder::load(&first, &LoadOptions::new(&Device::flex())).unwrap();
         let options = LoadOptions::new(&Device::flex().autodiff()).with_storage(Storage::Expanded);
-        let settings =
-            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9, rates: &[] };
-        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options).unwrap(), settings);
+        let settings = Settings {
+            optimizer: AdamWConfig::default(),
+            max_norm: 1.0,
+            ema_decay: 0.9,
+            rates: &[],
+            parts: 1,
+        };
+        let mut trainer = Trainer::new(AutoEncoder::load(&first, &options).unwrap(), settings).unwrap();
         let (data, before) = (pictures(4, 5), trainer.parameters().clone());
         let mut step = |step: u64| {
             let loss =
-                |model: &AutoEncoder| decoder_loss(model, &encoder, &data, 2, 1, step, &Device::flex());
+                |model: &AutoEncoder, _| decoder_loss(model, &encoder, &data, 2, 1, step, &Device::flex());
             trainer.step(2e-3, loss).unwrap().loss
         };
         let first: f64 = (0..3).map(&mut step).sum();

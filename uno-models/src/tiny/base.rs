@@ -241,7 +241,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn settings() -> Settings {
-        Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9, rates: &[] }
+        Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.9, rates: &[], parts: 1 }
     }
 
     #[test]
@@ -262,10 +262,10 @@ pub(super) mod tests {
         assert!(model.t5.forward_batch(&[&[1, 2], &[1]]).is_err(), "lengths that differ");
 
         // The last layer begins at zero; nothing learns before it has moved.
-        let mut trainer = Trainer::new(model, settings());
+        let mut trainer = Trainer::new(model, settings()).unwrap();
         let before = trainer.parameters().clone();
         for step in 0..4 {
-            trainer.step(1e-3, |model| loss(model, &scenes, 3, 1, step, &device)).unwrap();
+            trainer.step(1e-3, |model, _| loss(model, &scenes, 3, 1, step, &device)).unwrap();
         }
         for name in ["flux.img_in.weight", "t5.embedding", "clip.token_embedding"] {
             let [a, b] = [&before, trainer.parameters()].map(|p| p.get(name).unwrap().data());

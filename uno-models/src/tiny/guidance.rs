@@ -83,9 +83,9 @@ mod tests {
         let flux = Checkpoint::from_tensors("teacher", seen.collect::<Vec<_>>());
         let teacher = Base::load(&flux, &t5, &clip, CONFIG, &LoadOptions::new(&device)).unwrap();
         let options = LoadOptions::new(&tracked).with_storage(Storage::Expanded);
-        let mut trainer = Trainer::new(Flux::load(&flux, &options).unwrap(), settings());
+        let mut trainer = Trainer::new(Flux::load(&flux, &options).unwrap(), settings()).unwrap();
         let mut step = |step: u64| {
-            trainer.step(2e-3, |model| loss(model, &teacher, &scenes, 4, 1, step, &device)).unwrap().loss
+            trainer.step(2e-3, |model, _| loss(model, &teacher, &scenes, 4, 1, step, &device)).unwrap().loss
         };
         let first: f64 = (0..5).map(&mut step).sum();
         let last: f64 = (5..65).map(&mut step).skip(55).sum();

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::train::ema::Ema;
 use crate::train::named::{NamedTensors, Values};
 use crate::train::optimizer::{AdamW, AdamWConfig, clip_global_norm};
+use crate::train::shares::Shares;
 
 /// How a module is trained.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub ema_decay: f64,
     /// Parts that learn at another rate: the beginning of their parameters' names, and the factor.
     pub rates: &'static [(&'static str, f64)],
+    /// Parts of a step, of equal weight, that are computed side by side.
+    pub parts: usize,
 }
 
 impl Settings {
@@ -36,7 +39,9 @@ impl Settings {
 /// A module in training.
 #[derive(Debug)]
 pub struct Trainer<M> {
-    module: Option<M>,
+    /// One for each part of a step; none after a step that failed.
+    modules: Vec<M>,
+    shares: Shares,
     parameters: NamedTensors,
     optimizer: AdamW,
     ema: Ema,
@@ -57,16 +62,23 @@ const STEPS: &str = "steps";
 
 impl<M: Module> Trainer<M> {
     /// Begins with a module, whose parameters require gradients.
-    pub fn new(module: M, settings: Settings) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The system starts no more threads.
+    pub fn new(module: M, settings: Settings) -> Result<Self> {
         let parameters = NamedTensors::of_module(&module);
         let optimizer = AdamW::new(settings.optimizer, &parameters);
-        Self {
-            module: Some(module),
+        // Each with leaves of its own: gradients of parts do not meet before they are averaged.
+        let modules = (0..settings.parts.max(1)).map(|_| parameters.into_module(module.clone())).collect();
+        Ok(Self {
+            modules,
+            shares: Shares::new(settings.parts)?,
             optimizer,
             ema: Ema::new(settings.ema_decay, parameters.clone()),
             parameters,
             settings,
-        }
+        })
     }
 
     /// Steps done.
@@ -84,24 +96,40 @@ impl<M: Module> Trainer<M> {
         self.ema.parameters()
     }
 
-    /// One step on the loss `[1]` that `loss` computes.
+    /// One step on the mean of the losses `[1]` that `loss` computes for each part, numbered from 0.
     ///
     /// # Errors
     ///
     /// What `loss` returns; a loss or gradients that are not finite.
-    pub fn step(&mut self, learning_rate: f64, loss: impl FnOnce(&M) -> Result<Tensor<1>>) -> Result<Step> {
-        let Some(module) = self.module.take() else {
-            return Err(Error::request("training", "a run that failed before", "a run that is begun again"));
-        };
-        let loss = loss(&module)?;
-        let value =
-            f64::from(uno_core::tensor_to_vec(loss.clone().inner())?.first().copied().unwrap_or(f32::NAN));
-        let gradients = NamedTensors::gradients_of(&module, &loss.backward());
+    pub fn step(
+        &mut self,
+        learning_rate: f64,
+        loss: impl Fn(&M, usize) -> Result<Tensor<1>> + Sync,
+    ) -> Result<Step>
+    where
+        M: Sync,
+    {
+        let modules = std::mem::take(&mut self.modules);
+        let parts = self.shares.run(|part| {
+            let module = modules.get(part).ok_or_else(|| {
+                Error::request("training", "a run that failed before", "a run that is begun again")
+            })?;
+            let loss = loss(module, part)?;
+            let value = uno_core::tensor_to_vec(loss.clone().inner())?.first().copied().unwrap_or(f32::NAN);
+            Ok((f64::from(value), NamedTensors::gradients_of(module, &loss.backward())))
+        })?;
+        let share = 1.0 / parts.len() as f64;
+        let (mut value, mut gradients) = (0.0, NamedTensors::default());
+        for (loss, part) in parts {
+            value += share * loss;
+            gradients.add(part);
+        }
+        let gradients = if share < 1.0 { gradients.into_scaled(share) } else { gradients };
         let (gradients, norm) = clip_global_norm(gradients, self.settings.max_norm)?;
         let rate = |name: &str| learning_rate * self.settings.rate(name);
         self.optimizer.step_with(&mut self.parameters, &gradients, rate);
         self.ema.update(&self.parameters);
-        self.module = Some(self.parameters.into_module(module));
+        self.modules = modules.into_iter().map(|module| self.parameters.into_module(module)).collect();
         Ok(Step { loss: value, norm })
     }
 
@@ -139,7 +167,7 @@ impl<M: Module> Trainer<M> {
             moments.add(state.below(prefix).prefixed(prefix));
         }
         self.optimizer.restore(&moments, steps as u64, path)?;
-        self.module = self.module.take().map(|module| parameters.into_module(module));
+        self.modules = self.modules.drain(..).map(|module| parameters.into_module(module)).collect();
         (self.parameters, self.ema) = (parameters, Ema::new(self.settings.ema_decay, average));
         Ok(())
     }
@@ -159,14 +187,19 @@ mod tests {
 
     fn trainer() -> Trainer<Line> {
         let start = Tensor::from_floats([5.0, -3.0, 0.5], &Device::flex().autodiff());
-        let settings =
-            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5, rates: &[] };
-        Trainer::new(Line { slope: Param::from_tensor(start) }, settings)
+        let settings = Settings {
+            optimizer: AdamWConfig::default(),
+            max_norm: 1.0,
+            ema_decay: 0.5,
+            rates: &[],
+            parts: 1,
+        };
+        Trainer::new(Line { slope: Param::from_tensor(start) }, settings).unwrap()
     }
 
     fn steps(trainer: &mut Trainer<Line>, count: usize) -> f64 {
         let one = |trainer: &mut Trainer<Line>| {
-            trainer.step(0.1, |line| Ok((line.slope.val() - 1.0).square().sum())).unwrap().loss
+            trainer.step(0.1, |line, _| Ok((line.slope.val() - 1.0).square().sum())).unwrap().loss
         };
         (0..count).map(|_| one(trainer)).last().unwrap()
     }
@@ -198,14 +231,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.safetensors");
         let other = Tensor::from_floats([1.0; 4], &Device::flex().autodiff());
-        let settings =
-            Settings { optimizer: AdamWConfig::default(), max_norm: 1.0, ema_decay: 0.5, rates: &[] };
-        Trainer::new(Line { slope: Param::from_tensor(other) }, settings).save(&path).unwrap();
+        let settings = Settings {
+            optimizer: AdamWConfig::default(),
+            max_norm: 1.0,
+            ema_decay: 0.5,
+            rates: &[],
+            parts: 1,
+        };
+        Trainer::new(Line { slope: Param::from_tensor(other) }, settings).unwrap().save(&path).unwrap();
         let mut trainer = trainer();
         let error = trainer.restore(&path, &Device::flex()).unwrap_err().to_string();
         assert!(error.contains("wanted [3]"), "{error}");
-        assert!(trainer.step(0.1, |line| Ok((line.slope.val() * f32::NAN).sum())).is_err());
+        assert!(trainer.step(0.1, |line, _| Ok((line.slope.val() * f32::NAN).sum())).is_err());
         // The state is unchanged, but the run has ended.
-        assert!(trainer.step(0.1, |line| Ok(line.slope.val().sum())).is_err());
+        assert!(trainer.step(0.1, |line, _| Ok(line.slope.val().sum())).is_err());
     }
 }

@@ -12,9 +12,10 @@
 //! | [`named`] | parameters, gradients and moments as tensors by name; to and from files and burn modules |
 //! | [`optimizer`] | AdamW and the clipping of the global gradient norm |
 //! | [`learning_rate`], [`ema`] | the learning rate of a step; the average of past parameters |
+//! | [`shares`] | parts of a step side by side, each with its share of the cores |
 //! | [`random`] | draws that depend on a seed and a counter alone, so that nothing has to be remembered |
 //!
-//! `named`, `optimizer`, `learning_rate`, `ema`, `random` and `metrics` know nothing of UNO: they train any burn module.
+//! `named`, `optimizer`, `learning_rate`, `ema`, `random`, `shares` and `metrics` know nothing of UNO: they train any burn module.
 
 pub mod batch;
 pub mod buckets;
@@ -34,6 +35,7 @@ pub mod optimizer;
 pub mod pictures;
 pub mod prepare;
 pub mod random;
+pub mod shares;
 pub mod step;
 pub mod trainer;
 

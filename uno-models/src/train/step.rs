@@ -7,7 +7,8 @@ use super::batch::Batch;
 use super::lora::LoraModel;
 use super::loss::mean_squared_error;
 use super::named::NamedTensors;
-use crate::error::{Error, Result};
+use super::shares::Shares;
+use crate::error::Result;
 
 /// The loss of a batch and the gradients of the LoRA.
 ///
@@ -42,12 +43,17 @@ pub fn backward(
 /// A model per device.
 pub struct Replicas {
     models: Vec<(Device, LoraModel)>,
+    shares: Shares,
 }
 
 impl Replicas {
-    /// Replicas of one model, each on its own device.
-    pub fn new(models: Vec<(Device, LoraModel)>) -> Self {
-        Self { models }
+    /// Replicas of one model, each on its own device, or on its share of the processor's cores.
+    ///
+    /// # Errors
+    ///
+    /// The system starts no more threads.
+    pub fn new(models: Vec<(Device, LoraModel)>) -> Result<Self> {
+        Ok(Self { shares: Shares::new(models.len())?, models })
     }
 
     /// How many there are.
@@ -86,8 +92,9 @@ impl Replicas {
         make: impl Fn(usize, &Device) -> Result<Batch> + Sync,
     ) -> Result<(f64, NamedTensors)> {
         let replicas = self.models.len();
-        let run = |number: usize, (device, model): &(Device, LoraModel)| {
+        let run = |number: usize| {
             let (mut losses, mut sum) = (0.0, NamedTensors::default());
+            let Some((device, model)) = self.models.get(number) else { return Ok((losses, sum)) };
             for i in (number..count).step_by(replicas) {
                 let batch = make(i, device)?;
                 let (loss, gradients) = backward(model, &batch, guidance, by_block)?;
@@ -96,18 +103,8 @@ impl Replicas {
             }
             Ok((losses, sum))
         };
-        let results: Vec<Result<(f64, NamedTensors)>> = match &self.models[..] {
-            [one] => vec![run(0, one)],
-            many => std::thread::scope(|scope| {
-                let run = &run;
-                let threads = many.iter().enumerate().map(|(i, model)| scope.spawn(move || run(i, model)));
-                let threads: Vec<_> = threads.collect();
-                threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(failed()))).collect()
-            }),
-        };
         let (mut losses, mut sum) = (0.0, NamedTensors::default());
-        for result in results {
-            let (loss, gradients) = result?;
+        for (loss, gradients) in self.shares.run(run)? {
             losses += loss;
             sum.add(match self.models.first() {
                 Some((first, _)) if replicas > 1 => gradients.to_device(first),
@@ -117,9 +114,4 @@ impl Replicas {
         let share = 1.0 / count.max(1) as f64;
         Ok((losses * share, if count > 1 { sum.into_scaled(share) } else { sum }))
     }
-}
-
-fn failed() -> Error {
-    uno_core::Error::Device { name: "one of several".into(), reason: "its thread failed; see above".into() }
-        .into()
 }

@@ -100,7 +100,7 @@ pub fn train(
         let flux = load_transformer(source, &self::options(config, device, name))?;
         Ok((device.clone(), LoraModel::new(flux, &parameters.to_device(device))?))
     });
-    let replicas = Replicas::new(replicas.collect::<Result<_>>()?);
+    let replicas = Replicas::new(replicas.collect::<Result<_>>()?)?;
 
     let expected = expected_memory(config, source, &options, &parameters, &data).to_string();
     tell(observer, &TrainEvent::Notice { text: &expected })?;
