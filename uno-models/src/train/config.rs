@@ -401,10 +401,14 @@ impl TrainConfig {
         })
     }
 
-    /// SHA-256 (hexadecimal) of everything that decides what is computed. Where it is computed, how often it is saved and
-    /// how many steps a stage has do not count, so that a run may be moved and prolonged.
-    pub fn hash(&self) -> String {
+    /// SHA-256 (hexadecimal) of everything that decides what is computed up to the end of a stage. Where it is computed, how often
+    /// it is saved and how many steps a stage of constant rate has do not count, nor do later stages, so that a run may be moved
+    /// and prolonged.
+    pub fn hash(&self, stage: &str) -> String {
         let mut same = self.clone();
+        if let Some(last) = same.stages.iter().position(|other| other.name == stage) {
+            same.stages.truncate(last + 1);
+        }
         (same.output, same.devices, same.cache) = (PathBuf::new(), Vec::new(), CacheConfig::default());
         (same.checkpoint_every, same.keep_checkpoints, same.tensorboard) = (1, None, false);
         (same.pictures, same.gradient_checkpointing, same.expand_weights) = (Vec::new(), true, None);

@@ -170,7 +170,7 @@ fn check_resumed(
         return refuse(&format!("is of stage {:?}, which the configuration has not", state.stage));
     };
     let now = State {
-        config: config.hash(),
+        config: config.hash(&state.stage),
         seed: config.seed,
         model: source.dit.fingerprint().into(),
         ..state.clone()
@@ -346,7 +346,7 @@ impl Run<'_> {
             samples: self.samples,
             seed: self.config.seed,
             order: order.state().clone(),
-            config: self.config.hash(),
+            config: self.config.hash(&stage.name),
             data: data.hash.clone(),
             model: self.source.dit.fingerprint().to_owned(),
         };

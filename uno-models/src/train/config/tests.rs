@@ -83,11 +83,17 @@ fn the_hash_changes_with_what_is_computed_only() {
     let with = |change: fn(&mut TrainConfig)| {
         let mut other = config.clone();
         change(&mut other);
-        other.hash()
+        other.hash(&config.stages[1].name)
     };
-    assert_eq!(config.hash(), with(|c| c.checkpoint_every = 7));
-    assert_eq!(config.hash(), with(|c| c.stages[1].steps = 9000));
-    assert_ne!(config.hash(), with(|c| c.seed = 1));
-    assert_ne!(config.hash(), with(|c| c.stages[0].learning_rate = 1e-4));
-    assert_ne!(config.hash(), with(|c| (c.stages[0].decay, c.stages[0].steps) = (Decay::Cosine, 10)));
+    let hash = |stage: usize| config.hash(&config.stages[stage].name);
+    assert_eq!(hash(1), with(|c| c.checkpoint_every = 7));
+    assert_eq!(hash(1), with(|c| c.stages[1].steps = 9000));
+    assert_ne!(hash(1), with(|c| c.seed = 1));
+    assert_ne!(hash(1), with(|c| c.stages[0].learning_rate = 1e-4));
+    assert_ne!(hash(1), with(|c| (c.stages[0].decay, c.stages[0].steps) = (Decay::Cosine, 10)));
+    // What comes after a stage does not change it.
+    let mut shorter = config.clone();
+    shorter.stages.truncate(1);
+    assert_eq!(hash(0), shorter.hash(&config.stages[0].name));
+    assert_ne!(hash(0), hash(1));
 }
