@@ -124,6 +124,10 @@ fn a_stage_begins_with_the_result_of_the_one_before_and_resumes_there_too() {
     let parts = run(&other, &Start::Latest);
     assert_eq!(files(&whole.checkpoint), files(&parts.checkpoint));
     assert!(run(&other, &Start::Latest).is_complete, "what is done stays done");
+    // A run that ended with its first stage goes on with a second one that is added.
+    assert!(run(&data.config("added", 2, "", ""), &Start::Fresh).is_complete);
+    let added = run(&data.config("added", 2, "", second), &Start::Latest);
+    assert_eq!(files(&whole.checkpoint), files(&added.checkpoint));
 }
 
 #[test]
