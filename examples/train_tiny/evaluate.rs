@@ -15,6 +15,7 @@ use uno_models::pipeline::UnoPipeline;
 use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::data::{Pair, pair};
 use uno_models::tiny::evaluation::{Judge, Scores};
+use uno_models::train::shares::Shares;
 use uno_models::unope::UnoPe;
 use uno_models::{Defaults, Request};
 
@@ -47,7 +48,7 @@ impl Arguments {
         let candidate =
             Candidate { pipeline: open(out, self.lora.clone())?, defaults, pe: self.pe, steps: self.steps };
         let evaluation = evaluate(&candidate, self.count, &ALL, seed)?;
-        crate::sheet::write(&out.join(format!("{}.png", self.name)), &evaluation.sheet, 8)?;
+        crate::sheet::write(&out.join(format!("{}.png", self.name)), &evaluation.sheet, COLUMNS)?;
         let json = serde_json::to_string_pretty(&evaluation.rows)?;
         Ok(std::fs::write(out.join(format!("{}.json", self.name)), json)?)
     }
@@ -100,7 +101,14 @@ pub struct Row {
     pub relation: Option<f32>,
 }
 
-/// Rows, and pictures to look at: of each sample its three references (white where there are fewer) and the result.
+/// Samples on the sheet of each number of subjects, and pictures in a row of it: two samples.
+const SHOWN: usize = 8;
+const COLUMNS: usize = 10;
+/// Pictures that are made at a time.
+const SHARES: usize = 2;
+
+/// Rows, and pictures to look at: of each sample its references (white where there are fewer than three), the picture that
+/// was made with them, and the one without.
 pub struct Evaluation {
     pub rows: Vec<Row>,
     pub sheet: Vec<Pixels>,
@@ -121,37 +129,52 @@ pub fn evaluate(
     references: &[References],
     seed: u64,
 ) -> Result<Evaluation> {
-    let judge = Judge::new();
+    let (judge, shares) = (Judge::new(), Shares::new(SHARES)?);
     let mut evaluation = Evaluation { rows: Vec::new(), sheet: Vec::new() };
     for subjects in 1..=3 {
         let pairs: Vec<Pair> = (0..count).map(|i| pair(seed, i, subjects, true)).collect();
+        let mut shown: Vec<Vec<Pixels>> = pairs.iter().take(SHOWN).map(references_of).collect();
         for &references in references {
-            let mut scores = Vec::new();
-            for (i, wanted) in pairs.iter().enumerate() {
-                let given = match references {
-                    References::Shuffled => &pairs[(i + 1) % pairs.len()],
-                    _ => wanted,
-                };
-                let picture = match references {
-                    References::Rendered => wanted.composition.render(SIDE),
-                    _ => candidate.generate(wanted, given, references, i as u64)?,
-                };
-                if references == References::Own && i < 8 {
-                    evaluation.sheet.extend(given.references.iter().map(|view| view.render(SIDE)));
-                    evaluation.sheet.extend((subjects..3).map(|_| blank()));
-                    evaluation.sheet.push(picture.clone());
-                }
-                scores.push(judge.judge(&picture, &wanted.composition, seed + i as u64));
+            // Each picture on its share of the cores: pictures are small.
+            let judged = shares.run(|share| -> Result<Vec<_>> {
+                let mine = (share..count).step_by(SHARES);
+                mine.map(|i| candidate.judged(&judge, &pairs, i, references, seed)).collect()
+            })?;
+            let judged: Vec<&(Pixels, Scores)> =
+                (0..count).map(|i| &judged[i % SHARES][i / SHARES]).collect();
+            if matches!(references, References::Own | References::None) {
+                shown.iter_mut().zip(&judged).for_each(|(shown, (picture, _))| shown.push(picture.clone()));
             }
+            let scores: Vec<&Scores> = judged.iter().map(|(_, scores)| scores).collect();
             let row = Row::of(subjects, references, &scores);
             println!("{}", serde_json::to_string(&row)?);
             evaluation.rows.push(row);
         }
+        evaluation.sheet.extend(shown.into_iter().flatten());
     }
     Ok(evaluation)
 }
 
 impl Candidate {
+    /// The picture of sample `i` with somebody's references, and its scores.
+    fn judged(
+        &self,
+        judge: &Judge,
+        pairs: &[Pair],
+        i: usize,
+        references: References,
+        seed: u64,
+    ) -> Result<(Pixels, Scores)> {
+        let wanted = &pairs[i];
+        let given = if references == References::Shuffled { &pairs[(i + 1) % pairs.len()] } else { wanted };
+        let picture = match references {
+            References::Rendered => wanted.composition.render(SIDE),
+            _ => self.generate(wanted, given, references, i as u64)?,
+        };
+        let scores = judge.judge(&picture, &wanted.composition, seed + i as u64);
+        Ok((picture, scores))
+    }
+
     fn generate(&self, wanted: &Pair, given: &Pair, references: References, seed: u64) -> Result<Pixels> {
         let mut request = Request::with_defaults(wanted.prompt.clone(), self.defaults)
             .with_steps(self.steps)
@@ -169,8 +192,11 @@ impl Candidate {
     }
 }
 
-fn blank() -> Pixels {
-    Pixels { width: SIDE, height: SIDE, rgb: vec![255; SIDE * SIDE * 3] }
+/// Three places for references.
+fn references_of(pair: &Pair) -> Vec<Pixels> {
+    let blank = || Pixels { width: SIDE, height: SIDE, rgb: vec![255; SIDE * SIDE * 3] };
+    let views = pair.references.iter().map(|view| view.render(SIDE));
+    views.chain(std::iter::repeat_with(blank)).take(3).collect()
 }
 
 /// A rendered picture as one that was opened.
@@ -180,7 +206,7 @@ fn picture(pixels: &Pixels) -> Result<Picture> {
 }
 
 impl Row {
-    fn of(subjects: usize, references: References, scores: &[Scores]) -> Self {
+    fn of(subjects: usize, references: References, scores: &[&Scores]) -> Self {
         let flag = |x: bool| f32::from(u8::from(x));
         let each = |f: fn(&Scores) -> &[f32]| mean(scores.iter().flat_map(|s| f(s).iter().copied()));
         Self {

@@ -110,7 +110,7 @@ impl<M: Module> Trainer<M> {
         M: Sync,
     {
         let modules = std::mem::take(&mut self.modules);
-        let parts = self.shares.run(|part| {
+        let parts = self.shares.run(|part| -> Result<_> {
             let module = modules.get(part).ok_or_else(|| {
                 Error::request("training", "a run that failed before", "a run that is begun again")
             })?;

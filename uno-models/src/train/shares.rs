@@ -34,7 +34,14 @@ impl Shares {
     /// # Errors
     ///
     /// What `work` returns, the first of them; a thread that fails.
-    pub fn run<T: Send>(&self, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    pub fn run<T, E>(
+        &self,
+        work: impl Fn(usize) -> std::result::Result<T, E> + Sync,
+    ) -> std::result::Result<Vec<T>, E>
+    where
+        T: Send,
+        E: Send + From<Error>,
+    {
         if self.pools.is_empty() {
             return Ok(vec![work(0)?]);
         }
@@ -45,7 +52,7 @@ impl Shares {
                 .collect();
             let joined = threads.into_iter().map(|thread| thread.join());
             joined
-                .map(|result| result.unwrap_or_else(|_| Err(failed("its thread failed; see above"))))
+                .map(|result| result.unwrap_or_else(|_| Err(failed("its thread failed; see above").into())))
                 .collect()
         })
     }
@@ -61,12 +68,12 @@ mod tests {
 
     #[test]
     fn shares_work_at_once_in_order_and_with_threads_of_their_own() {
-        assert_eq!(Shares::new(1).unwrap().run(|i| Ok(i)).unwrap(), [0]);
+        assert_eq!(Shares::new(1).unwrap().run(|i| Ok::<_, Error>(i)).unwrap(), [0]);
         let barrier = std::sync::Barrier::new(3);
         let shares = Shares::new(3).unwrap();
         let run = shares.run(|i| {
             barrier.wait();
-            Ok((i, rayon::current_num_threads()))
+            Ok::<_, Error>((i, rayon::current_num_threads()))
         });
         let threads = (rayon::current_num_threads() / 3).max(1);
         assert_eq!(run.unwrap(), [(0, threads), (1, threads), (2, threads)]);

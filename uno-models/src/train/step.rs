@@ -92,7 +92,7 @@ impl Replicas {
         make: impl Fn(usize, &Device) -> Result<Batch> + Sync,
     ) -> Result<(f64, NamedTensors)> {
         let replicas = self.models.len();
-        let run = |number: usize| {
+        let run = |number: usize| -> Result<_> {
             let (mut losses, mut sum) = (0.0, NamedTensors::default());
             let Some((device, model)) = self.models.get(number) else { return Ok((losses, sum)) };
             for i in (number..count).step_by(replicas) {
