@@ -14,8 +14,10 @@ use uno_models::synthesis::{
 };
 use uno_models::tiny::world::caption::{Detail, of_subject};
 use uno_models::tiny::world::{Kind, Look, Scene, Subject};
+use uno_models::train::shares::Shares;
 use uno_models::unope::UnoPe;
 
+use crate::steps::PARTS;
 use crate::uno::{RATE, Stages};
 
 #[derive(clap::Args)]
@@ -91,19 +93,20 @@ impl Arguments {
         let path = folder.join("synthesis.json");
         std::fs::write(&path, format!("{config:#}\n"))?;
         let synthesis = Synthesis::open(SynthesisConfig::read(&path)?)?;
-        let failed = synthesis.run(&Stage::ALL, Shard::ALL, &|event| {
-            if let SynthesisEvent::Advances { stage, done, total, .. } = event
-                && (done % 50 == 0 || done == total)
-            {
-                println!("{} {done}/{total}", stage.name());
-            }
-            ControlFlow::Continue(())
+        // Pictures are small: several at a time, each on its share of the cores.
+        let failed = Shares::new(PARTS)?.run(|share| {
+            let shard: Shard = format!("{share}/{PARTS}").parse()?;
+            synthesis.run(&Stage::ALL, shard, &|event| {
+                if let SynthesisEvent::Advances { stage, done, total, .. } = event
+                    && (done % 50 == 0 || done == total)
+                {
+                    println!("{} {done}/{total} of share {share}", stage.name());
+                }
+                ControlFlow::Continue(())
+            })
         })?;
-        ensure!(
-            failed.is_empty(),
-            "{} items could not be worked on; the same command tries them again",
-            failed.len()
-        );
+        let failed: usize = failed.iter().map(Vec::len).sum();
+        ensure!(failed == 0, "{failed} items could not be worked on; the same command tries them again");
         Ok(synthesis.write_results()?)
     }
 }
