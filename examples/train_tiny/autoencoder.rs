@@ -21,7 +21,7 @@ use crate::steps::{PARTS, State, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 7_000)]
+    #[arg(long, default_value_t = 5_000)]
     steps: u64,
     /// Pieces of 64x64 pixels per step
     #[arg(long, default_value_t = 4)]

@@ -28,7 +28,7 @@ use crate::steps::{PARTS, State, short, train};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Steps in all
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 6_500)]
     steps: u64,
     /// Pictures per step
     #[arg(long, default_value_t = 32)]

@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
     /// Steps of the first and of the second stage
-    #[arg(long, num_args = 2, default_values_t = [1400, 1800])]
+    #[arg(long, num_args = 2, default_values_t = [3000, 9000])]
     steps: Vec<u64>,
     /// Learning rate after the warm-up
     #[arg(long, default_value_t = RATE)]
