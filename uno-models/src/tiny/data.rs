@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use rayon::prelude::*;
 use uno_core::image::Pixels;
 use uno_core::latents::pack;
 use uno_core::traits::LatentCodec;
@@ -13,6 +12,7 @@ use uno_core::weights::{Checkpoint, StorageDtype, TensorHeader};
 use super::world::caption::{Detail, of_picture, of_subject};
 use super::world::{Composition, Draw, ReferenceView, Scene, Subject};
 use crate::error::{Error, Result};
+use crate::train::shares::Shares;
 
 /// Features of a packed token.
 pub const FEATURES: usize = 64;
@@ -27,7 +27,7 @@ pub struct Latents {
 }
 
 /// Pictures that are encoded at a time.
-const CHUNK: usize = 64;
+const SHARES: usize = 2;
 const NAME: &str = "latents";
 
 impl Latents {
@@ -46,16 +46,17 @@ impl Latents {
         if path.exists() {
             return Self::read(path);
         }
-        let (mut numbers, mut tokens) = (Vec::new(), 0);
-        for first in (0..count).step_by(CHUNK) {
-            let range = first..(first + CHUNK).min(count);
-            let pictures: Vec<Pixels> = range.into_par_iter().map(&render).collect();
-            for picture in pictures {
-                let packed = pack(codec.encode(picture.to_tensor(device)?, None)?)?;
-                tokens = packed.dims()[1];
-                numbers.extend(uno_core::tensor_to_vec(packed)?);
-            }
-        }
+        // Each picture on its share of the cores: pictures are small.
+        let encoded = Shares::new(SHARES)?.run(|share| -> Result<Vec<_>> {
+            let one = |i: usize| {
+                let packed = pack(codec.encode(render(i).to_tensor(device)?, None)?)?;
+                Ok((packed.dims()[1], uno_core::tensor_to_vec(packed)?))
+            };
+            (share..count).step_by(SHARES).map(one).collect()
+        })?;
+        let tokens = encoded.first().and_then(|share| share.first()).map_or(0, |(tokens, _)| *tokens);
+        let numbers: Vec<f32> =
+            (0..count).flat_map(|i| encoded[i % SHARES][i / SHARES].1.iter().copied()).collect();
         let header = TensorHeader {
             name: NAME.into(),
             dtype: StorageDtype::F16,
