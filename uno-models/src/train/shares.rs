@@ -84,7 +84,11 @@ mod tests {
         let shares = Shares::new(2).unwrap();
         let refuse = |i: usize| Err::<(), _>(Error::request("share", i, "another one"));
         assert!(shares.run(refuse).unwrap_err().to_string().contains('0'));
-        let error = shares.run(|i| if i == 1 { panic!("on purpose") } else { Ok(()) }).unwrap_err();
+        let error = shares
+            .run(|i| -> Result<()> {
+                if i == 1 { panic!("on purpose") } else { Ok(()) }
+            })
+            .unwrap_err();
         assert!(error.to_string().contains("its thread failed"), "{error}");
     }
 }
