@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn shares_work_at_once_in_order_and_with_threads_of_their_own() {
-        assert_eq!(Shares::new(1).unwrap().run(|i| Ok::<_, Error>(i)).unwrap(), [0]);
+        assert_eq!(Shares::new(1).unwrap().run(Ok::<_, Error>).unwrap(), [0]);
         let barrier = std::sync::Barrier::new(3);
         let shares = Shares::new(3).unwrap();
         let run = shares.run(|i| {
