@@ -49,7 +49,9 @@ export class PictureTile {
   #show(state, alt) {
     this.element.dataset.state = state;
     this.element.disabled = state !== "finished";
-    if (this.img.alt !== alt) this.img.alt = alt;
     this.img.hidden = state === "empty" || state === "none";
+    if (this.img.hidden) this.element.setAttribute("aria-label", alt);
+    else this.element.removeAttribute("aria-label");
+    if (this.img.alt !== alt) this.img.alt = alt;
   }
 }

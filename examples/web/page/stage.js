@@ -30,6 +30,7 @@ export class Stage {
       this.#element.hidden = job === null;
       if (job === null) {
         this.#id = null;
+        this.#element.classList.remove("running");
         this.#element.replaceChildren();
         return;
       }
