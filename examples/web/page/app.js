@@ -198,8 +198,8 @@ function listenForGenerate(settings, references) {
       announce(job.position ? `In the queue, ${job.position} before it.` : "In the queue.");
       if (isNarrow()) byId("results").scrollIntoView();
     } catch (error) {
-      const when = error.retryAfter === null || error.retryAfter === undefined ? "" : ` ${tryAgain(error.retryAfter)}`;
-      showError(error.param ?? null, `${error.message}${when}`);
+      const isLater = Number.isFinite(error.retryAfter);
+      showError(error.param ?? null, isLater ? `${error.message.replace(/\.?$/, ".")} ${tryAgain(error.retryAfter)}` : error.message);
       if (!(error instanceof FieldError || error instanceof api.ApiError)) throw error;
     } finally {
       button.removeAttribute("aria-disabled");

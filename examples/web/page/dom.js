@@ -44,8 +44,8 @@ export function arrange(parent, children) {
   });
 }
 
-/** Runs a change of a part of the page; if the focused element goes away by it, the part gets the focus. */
-export function keepFocus(part, change) {
+/** Runs a change of a part of the page; if the focused element goes away by it, its heir gets the focus, else the part. */
+export function keepFocus(part, change, heirOf = () => null) {
   const focused = document.activeElement;
   const inside = part.contains(focused);
   change();
@@ -53,7 +53,7 @@ export function keepFocus(part, change) {
   if (focused.isConnected && !focused.closest("[hidden]") && !focused.disabled) {
     if (document.activeElement !== focused) focused.focus({ preventScroll: true });
   } else {
-    const heir = part.hidden ? byId("results") : part;
+    const heir = part.hidden ? byId("results") : (heirOf(focused) ?? part);
     heir.focus({ preventScroll: true });
   }
 }

@@ -26,21 +26,24 @@ export class Stage {
   }
 
   show(job, preview) {
-    keepFocus(this.#element, () => {
-      this.#element.hidden = job === null;
-      if (job === null) {
-        this.#id = null;
-        this.#element.classList.remove("running");
-        this.#element.replaceChildren();
-        return;
-      }
-      if (job.id !== this.#id) this.#build(job);
-      const state = `${job.state} ${job.pictures.length}`;
-      if (state !== this.#state) this.#about(job);
-      this.#state = state;
-      if (job.state === "running") this.#progress(job.progress);
-      this.#tiles.forEach((tile) => tile.update(job, preview));
-    });
+    const sameButton = (focused) => this.#element.querySelector(`[data-action="${focused.dataset.action ?? ""}"]`);
+    keepFocus(this.#element, () => this.#change(job, preview), sameButton);
+  }
+
+  #change(job, preview) {
+    this.#element.hidden = job === null;
+    if (job === null) {
+      this.#id = null;
+      this.#element.classList.remove("running");
+      this.#element.replaceChildren();
+      return;
+    }
+    if (job.id !== this.#id) this.#build(job);
+    const state = `${job.state} ${job.notices.length}`;
+    if (state !== this.#state) this.#about(job);
+    this.#state = state;
+    if (job.state === "running") this.#progress(job.progress);
+    this.#tiles.forEach((tile) => tile.update(job, preview));
   }
 
   #build(job) {
@@ -49,9 +52,10 @@ export class Stage {
     const open = (n) => this.#actions.open(job.id, n);
     this.#tiles = Array.from({ length: job.settings.num_images }, (_, n) => new PictureTile(job, n, open));
     const pictures = make("div", { class: "stage-pictures" }, this.#tiles.map((tile) => tile.element));
-    this.#element.dataset.count = Math.min(5, this.#tiles.length);
-    this.#element.style.setProperty("--w", job.settings.width);
-    this.#element.style.setProperty("--h", job.settings.height);
+    const { width, height } = job.settings;
+    this.#element.dataset.count = this.#tiles.length === 2 && width > 1.2 * height ? "2 wide" : Math.min(5, this.#tiles.length);
+    this.#element.style.setProperty("--w", width);
+    this.#element.style.setProperty("--h", height);
     this.#element.replaceChildren(pictures, make("div", { class: "stage-about" }));
   }
 
@@ -72,21 +76,13 @@ export class Stage {
       settingsOf(job),
       make("div", { class: "buttons" }, buttonsOf(job, job.pictures.length === 1 ? job.pictures[0] : null, this.#actions)),
     );
-    if (isRunning) {
-      const cancel = make("button", { type: "button", class: "quiet", onclick: () => this.#actions.cancel(job) }, "Cancel");
-      about.querySelector(".buttons").append(cancel);
-    }
   }
 
-  #running() {
+  #running(job) {
     return [
-      make(
-        "div",
-        { class: "running-head" },
-        make("p", { class: "state" }),
-        make("p", { class: "left" }),
-      ),
+      make("div", { class: "running-head" }, make("p", { class: "state" }), make("p", { class: "left" })),
       make("div", { class: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, make("div")),
+      make("div", { class: "buttons" }, make("button", { type: "button", class: "quiet", "data-action": "cancel", onclick: () => this.#actions.cancel(job) }, "Cancel")),
     ];
   }
 

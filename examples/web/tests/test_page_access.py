@@ -58,6 +58,14 @@ def test_the_focus_survives_the_end_of_a_job(server, open_page):
     assert page.evaluate("document.activeElement.closest('#stage') !== null")
 
 
+def test_the_focus_stays_on_cancel_while_pictures_come(server, open_page):
+    page = open_page(server)
+    generate(page, "four mugs", steps=10, pictures=4)
+    page.locator("#stage [data-action=cancel]").focus()
+    page.locator("#stage .picture[data-state=finished]").nth(1).wait_for()
+    expect(page.locator("#stage [data-action=cancel]")).to_be_focused()
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1024, 1920])
 def test_nothing_scrolls_sideways(server, open_page, width):
     page = open_page(server, viewport={"width": width, "height": 740})
@@ -69,7 +77,11 @@ def test_nothing_scrolls_sideways(server, open_page, width):
     page.click("#generate")
     expect(page.locator("#stage .picture[data-state=finished]")).to_be_visible()
     assert no_sideways_scrolling(page)
-    page.locator("#stage .picture").click()
+    generate_long(page, "running")
+    generate(page, "waiting " * 40)
+    expect(page.locator("#queue-list > li")).to_have_count(1)
+    assert no_sideways_scrolling(page)
+    page.locator(".card .picture").first.click()
     assert no_sideways_scrolling(page)
 
 
