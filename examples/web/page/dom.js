@@ -66,7 +66,9 @@ export function showText(element, text) {
 
 /** Says something to a screen reader. For what matters only: each message interrupts. */
 export function announce(text) {
-  byId("announcer").textContent = text;
+  const announcer = byId("announcer");
+  // The same text again is a change only with something that is not heard.
+  announcer.textContent = announcer.textContent === text ? `${text}\u00a0` : text;
 }
 
 /** Calls once at the end of the current turn, however often it is asked. Works in hidden tabs, where frames do not come. */

@@ -73,9 +73,13 @@ export class Jobs {
     this.#changed();
   }
 
-  /** Forgets a job that was removed. */
+  /** Forgets a job that was removed, also where an older answer still has it. */
   drop(id) {
     this.#removed.add(id);
+    this.#forget(id);
+  }
+
+  #forget(id) {
     this.#jobs.get(id)?.pictures.forEach((picture) => forgetPicture(picture.url));
     this.#jobs.delete(id);
     this.#previews.delete(id);
@@ -93,21 +97,21 @@ export class Jobs {
 
   /** Reads the list as far as it was known, and forgets what is no longer in it. */
   async #reload() {
-    const before = new Set(this.#jobs.keys());
-    const wanted = Math.max(PAGE, before.size);
+    const before = this.all();
+    const oldest = before.at(-1)?.created ?? Infinity;
     const seen = new Set();
     let last = null;
     let more = true;
-    while (more && seen.size < wanted) {
-      const page = await get(`/api/jobs?limit=${PAGE}${last ? `&before=${encodeURIComponent(last)}` : ""}`);
+    while (more && (last === null || last.created > oldest)) {
+      const page = await get(`/api/jobs?limit=${PAGE}${last ? `&before=${encodeURIComponent(last.id)}` : ""}`);
       more = page.more && page.jobs.length > 0;
       for (const job of page.jobs) {
         seen.add(job.id);
-        last = job.id;
+        last = job;
         this.put(job);
       }
     }
-    for (const id of before) if (!seen.has(id)) this.drop(id);
+    for (const { id } of before) if (!seen.has(id)) this.#forget(id);
     this.more = more;
     this.isLoaded = true;
     this.#changed();

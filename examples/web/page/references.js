@@ -3,6 +3,7 @@
 import { request, upload } from "./api.js";
 import { announce, arrange, byId, icon, iconButton, keepFocus, make } from "./dom.js";
 import { toast } from "./dialogs.js";
+import { listenForFiles } from "./drop.js";
 import { clearErrors } from "./fields.js";
 import { bytes, size } from "./format.js";
 import { cropNote } from "./sizes.js";
@@ -37,9 +38,10 @@ export class References {
     return this.#items.filter((item) => item.id).map(({ id, width, height, name }) => ({ id, width, height, name }));
   }
 
-  /** Waits for uploads under way. */
+  /** Waits for uploads under way; whether all of them went well. */
   async settled() {
-    await Promise.all(this.#items.map((item) => item.upload));
+    const uploads = await Promise.all(this.#items.map((item) => item.upload));
+    return !uploads.includes(false);
   }
 
   /** Puts known ones in place of those that are there. */
@@ -104,12 +106,13 @@ export class References {
         if (file.size > most) throw new Error(`has ${bytes(file.size)}, wanted at most ${bytes(most)}`);
         Object.assign(item, await upload(file, item.controller.signal));
       } catch (error) {
-        if (item.controller.signal.aborted) return;
+        if (item.controller.signal.aborted) return true;
         this.#items = this.#items.filter((other) => other !== item);
         this.#release(item);
         this.#say(`${file.name}: ${error.message}`);
       }
       this.#changed();
+      return item.id !== null;
     })();
     return item;
   }
@@ -220,36 +223,3 @@ export class References {
 }
 
 const nameOf = (item) => item.name || "The reference";
-
-/** Files that are pasted anywhere, or dropped anywhere on the page. */
-function listenForFiles(take) {
-  const overlay = byId("drop");
-  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const isOpen = () => document.querySelector("dialog[open]") !== null;
-  addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length === 0 || isOpen()) return;
-    event.preventDefault();
-    take(files);
-  });
-  let depth = 0;
-  addEventListener("dragenter", (event) => {
-    if (!hasFiles(event) || isOpen()) return;
-    depth++;
-    overlay.hidden = false;
-  });
-  addEventListener("dragleave", (event) => {
-    if (hasFiles(event) && --depth <= 0) end();
-  });
-  addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
-  addEventListener("drop", (event) => {
-    if (!hasFiles(event)) return;
-    event.preventDefault(); // Else the browser would leave the page for the file.
-    end();
-    if (!isOpen()) take([...event.dataTransfer.files]);
-  });
-  const end = () => {
-    depth = 0;
-    overlay.hidden = true;
-  };
-}

@@ -85,6 +85,8 @@ export class Settings {
   write(draft) {
     for (const name of INPUTS) {
       byId(name).value = draft[name];
+      // A choice that this server does not have.
+      if (byId(name).selectedIndex === -1) byId(name).value = this.#model.defaults[name];
       const range = byId(`${name}-range`);
       if (range) range.value = draft[name];
     }
@@ -126,7 +128,7 @@ export class Settings {
   /** Offers to keep the seed that was drawn for the newest job. */
   offerSeed(seed) {
     const button = byId("seed-keep");
-    button.dataset.seed = String(seed);
+    button.dataset.seed = seed ?? "";
     button.textContent = `Keep ${seed}`;
     button.hidden = byId("seed").value.trim() !== "" || seed === null;
   }

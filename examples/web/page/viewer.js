@@ -65,7 +65,7 @@ export class Viewer {
     const at = all.findIndex(({ id, n }) => id === what.id && n === what.n);
     if (at < 0) return;
     const { job, picture, id, n } = all[at];
-    this.#shown = { id, n, state: job.state };
+    this.#shown = { id, n, at, state: job.state };
     const img = make("img", { alt: job.settings.prompt || "A picture without a prompt" });
     img.style.setProperty("--w", picture.width);
     img.style.setProperty("--h", picture.height);
@@ -97,7 +97,8 @@ export class Viewer {
     if (!this.#shown) return;
     const all = this.#all();
     const at = this.#index(all);
-    if (at < 0) return this.#dialog.close();
+    if (all.length === 0) return this.#dialog.close();
+    if (at < 0) return this.#show(all[Math.min(this.#shown.at, all.length - 1)]);
     if (all[at].job.state !== this.#shown.state) this.#show(this.#shown);
     else this.#ends(all, at);
   }
