@@ -4,7 +4,7 @@ import { makeActions } from "./actions.js";
 import { get, onTokenWanted } from "./api.js";
 import { readModel, showConnection, watchModel } from "./connection.js";
 import { askToken } from "./dialogs.js";
-import { announce, byId, showText } from "./dom.js";
+import { announce, byId, showText, withLinks } from "./dom.js";
 import { listExamples } from "./examples.js";
 import { count } from "./format.js";
 import { followJump, listenForGenerate } from "./generate.js";
@@ -25,7 +25,7 @@ begin(await readModel());
 function begin(model) {
   byId("generate").disabled = false;
   byId("model").textContent = [model.name, model.device, model.dtype].join(" · ");
-  showText(byId("notice-text"), model.notice);
+  byId("notice-text").replaceChildren(...withLinks(model.notice ?? ""));
   byId("notice").hidden = !model.notice;
   byId("welcome-count").textContent = model.limits.references;
 

@@ -64,6 +64,11 @@ export function showText(element, text) {
   element.hidden = !text;
 }
 
+/** Text with its addresses as links. */
+export function withLinks(text) {
+  return text.split(/(https:\/\/[^\s)]+)/).map((part, i) => (i % 2 ? make("a", { href: part, rel: "noopener" }, part) : part));
+}
+
 /** Says something to a screen reader. For what matters only: each message interrupts. */
 export function announce(text) {
   const announcer = byId("announcer");

@@ -31,16 +31,10 @@ export function showPlan(settings, references) {
 }
 
 function show({ error, fits, peak_bytes, budget_bytes, text }) {
-  byId("plan").hidden = !text;
-  byId("plan-text").textContent = text ?? "";
-  if (error) {
-    showText(byId("plan-summary"), error.message);
-    showText(byId("plan-warning"), "");
-    return;
-  }
-  // A budget without limit is the largest number of 64 bits.
-  const isLimited = budget_bytes !== null && budget_bytes <= Number.MAX_SAFE_INTEGER;
-  const peak = peak_bytes === null ? "" : `About ${bytes(peak_bytes)}`;
-  showText(byId("plan-summary"), `${peak}${isLimited ? ` of ${bytes(budget_bytes)}` : ""}${fits ? "." : ": too much."}`);
-  showText(byId("plan-warning"), fits ? "" : "This does not fit into memory. A smaller size or fewer references would.");
+  byId("plan").hidden = !fits;
+  byId("plan-text").textContent = fits ? text : "";
+  showText(byId("plan-warning"), error || fits ? "" : `This does not fit into memory: ${text}`);
+  if (error) return showText(byId("plan-summary"), error.message);
+  const budget = budget_bytes === null ? "" : ` of ${bytes(budget_bytes)}`;
+  showText(byId("plan-summary"), fits ? `About ${bytes(peak_bytes)}${budget}.` : "Too little for these settings.");
 }
