@@ -9,7 +9,11 @@ const PLACEMENT = { d: "diagonal", h: "rows only", w: "columns only", o: "no off
 
 /** A time that stays right: texts are renewed every half minute. */
 export function timeOf(seconds) {
-  const time = make("time", { datetime: new Date(seconds * 1000).toISOString(), title: clock(seconds), "data-time": seconds }, ago(seconds));
+  const time = make(
+    "time",
+    { datetime: new Date(seconds * 1000).toISOString(), title: clock(seconds), "data-time": seconds },
+    ago(seconds),
+  );
   return time;
 }
 
@@ -22,7 +26,11 @@ export function referencesOf(job) {
   const { references } = job.settings;
   if (references.length === 0) return null;
   const pictures = references.map(({ id, width, height }, i) => {
-    const img = make("img", { alt: `Reference ${i + 1}`, title: `Reference ${i + 1}, ${size(width, height)}`, loading: "lazy" });
+    const img = make("img", {
+      alt: `Reference ${i + 1}`,
+      title: `Reference ${i + 1}, ${size(width, height)}`,
+      loading: "lazy",
+    });
     showPicture(img, `/api/references/${encodeURIComponent(id)}/preview?count=${references.length}`);
     return img;
   });
@@ -40,15 +48,27 @@ export function settingsOf(job, picture) {
     ["UNO strength", short(settings.lora_scale)],
     ...settings.loras.map((lora) => [lora.name, short(lora.scale)]),
   ];
-  if (settings.references.length) rows.push(["References", `${settings.ref_size ?? "auto"} px, ${PLACEMENT[settings.pe] ?? settings.pe}`]);
-  return make("dl", { class: "settings" }, rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
+  if (settings.references.length)
+    rows.push(["References", `${settings.ref_size ?? "auto"} px, ${PLACEMENT[settings.pe] ?? settings.pe}`]);
+  return make(
+    "dl",
+    { class: "settings" },
+    rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))),
+  );
 }
 
 /** What became of a job, where that is not its pictures: its error, notices, that it was cancelled. */
 export function remarksOf(job) {
   const remarks = job.notices.map((text) => make("p", { class: "remark" }, icon("info"), make("span", {}, text)));
   if (job.state === "failed") {
-    remarks.unshift(make("p", { class: "remark failed" }, icon("warning"), make("span", {}, `Failed: ${job.error ?? "no reason was given"}`)));
+    remarks.unshift(
+      make(
+        "p",
+        { class: "remark failed" },
+        icon("warning"),
+        make("span", {}, `Failed: ${job.error ?? "no reason was given"}`),
+      ),
+    );
   }
   if (job.state === "cancelled") {
     const made = job.pictures.length;
@@ -64,7 +84,18 @@ export function buttonsOf(job, picture, actions, compact) {
   const button = (name, label, act) => {
     const full = compact ? `${label}: ${job.settings.prompt}` : label;
     const inside = compact ? icon(name) : [icon(name), make("span", {}, label)];
-    return make("button", { type: "button", class: compact ? "icon-button" : "quiet", title: compact ? label : null, "aria-label": compact ? full : null, "data-action": name, onclick: act }, inside);
+    return make(
+      "button",
+      {
+        type: "button",
+        class: compact ? "icon-button" : "quiet",
+        title: compact ? label : null,
+        "aria-label": compact ? full : null,
+        "data-action": name,
+        onclick: act,
+      },
+      inside,
+    );
   };
   const pictures = picture ? [picture] : job.pictures;
   const buttons = [button("reuse", "Use these settings", () => actions.use(job, picture))];

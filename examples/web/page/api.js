@@ -62,8 +62,12 @@ export async function request(path, { method = "GET", headers = {}, body, signal
 
 async function errorOf(answer) {
   const header = answer.headers.get("Retry-After");
-  const seconds = header === null ? NaN : /^\d+$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
-  const details = { status: answer.status, retryAfter: Number.isFinite(seconds) ? Math.max(0, Math.ceil(seconds)) : null };
+  const seconds =
+    header === null ? NaN : /^\d+$/.test(header) ? Number(header) : (Date.parse(header) - Date.now()) / 1000;
+  const details = {
+    status: answer.status,
+    retryAfter: Number.isFinite(seconds) ? Math.max(0, Math.ceil(seconds)) : null,
+  };
   try {
     const { error } = await answer.json();
     return new ApiError(error.message, { ...details, param: error.param ?? null });
@@ -117,7 +121,10 @@ export function pictureAddress(path) {
 
 /** Lets go of the copy of a picture that was removed. */
 export function forgetPicture(path) {
-  fetched.get(path)?.then((url) => URL.revokeObjectURL(url), () => {});
+  fetched.get(path)?.then(
+    (url) => URL.revokeObjectURL(url),
+    () => {},
+  );
   fetched.delete(path);
 }
 

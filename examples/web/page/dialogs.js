@@ -8,7 +8,10 @@ export function closeOutside(dialog) {
     if (event.target !== dialog) return;
     const box = dialog.getBoundingClientRect();
     const isInside =
-      event.clientX >= box.left && event.clientX <= box.right && event.clientY >= box.top && event.clientY <= box.bottom;
+      event.clientX >= box.left &&
+      event.clientX <= box.right &&
+      event.clientY >= box.top &&
+      event.clientY <= box.bottom;
     if (!isInside) dialog.close();
   });
 }
@@ -24,7 +27,8 @@ export function askToken(wrong) {
       event.preventDefault();
       if (input.value === "") return (error.textContent = "Give the token.");
       // What a header cannot carry cannot be the token.
-      if (!/^[\x21-\x7e]+$/.test(input.value)) return (error.textContent = "A token has no spaces and only ASCII characters.");
+      if (!/^[\x21-\x7e]+$/.test(input.value))
+        return (error.textContent = "A token has no spaces and only ASCII characters.");
       given = input.value;
       dialog.close();
     };

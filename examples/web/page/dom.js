@@ -44,7 +44,7 @@ export function arrange(parent, children) {
   });
 }
 
-/** Runs a change of a part of the page; if the focused element goes away by it, its heir gets the focus, else the part. */
+/** Runs a change of a part of the page; where the focused element goes away, its heir or the part gets the focus. */
 export function keepFocus(part, change, heirOf = () => null) {
   const focused = document.activeElement;
   const inside = part.contains(focused);
@@ -66,7 +66,9 @@ export function showText(element, text) {
 
 /** Text with its addresses as links. */
 export function withLinks(text) {
-  return text.split(/(https:\/\/[^\s)]+)/).map((part, i) => (i % 2 ? make("a", { href: part, rel: "noopener" }, part) : part));
+  return text
+    .split(/(https:\/\/[^\s)]+)/)
+    .map((part, i) => (i % 2 ? make("a", { href: part, rel: "noopener" }, part) : part));
 }
 
 /** Says something to a screen reader. For what matters only: each message interrupts. */
@@ -76,7 +78,7 @@ export function announce(text) {
   announcer.textContent = announcer.textContent === text ? `${text}\u00a0` : text;
 }
 
-/** Calls once at the end of the current turn, however often it is asked. Works in hidden tabs, where frames do not come. */
+/** Calls once at the end of the current turn, however often it is asked; also in hidden tabs, which draw no frames. */
 export function once(act) {
   let waiting = false;
   return () => {

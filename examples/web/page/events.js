@@ -51,8 +51,8 @@ const LONGEST_WAIT = 30_000;
 /**
  * Follows a stream of events, and connects again whenever it ends.
  *
- * `onEvent({type, data})` gets each event, `onState(state, wait)` every change: "open"; "lost" with the milliseconds until the next
- * try; "locked" where a token is wanted and was not given.
+ * `onEvent({type, data})` gets each event, `onState(state, wait)` every change: "open"; "lost" with the milliseconds until
+ * the next try; "locked" where a token is wanted and was not given.
  */
 export class EventStream {
   #path;

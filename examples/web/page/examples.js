@@ -27,7 +27,12 @@ function entry(example, choose) {
     showPicture(img, url);
     return img;
   });
-  const button = make("button", { type: "button", class: "example", onclick: () => choose(example) }, make("span", { class: "thumbs" }, pictures), make("span", {}, example.prompt));
+  const button = make(
+    "button",
+    { type: "button", class: "example", onclick: () => choose(example) },
+    make("span", { class: "thumbs" }, pictures),
+    make("span", {}, example.prompt),
+  );
   return make("li", {}, button);
 }
 

@@ -18,7 +18,9 @@ const place = (param) => {
 
 /** What gets the focus for a field: its input, the chosen button of a group, or the group. */
 const inputOf = (field) =>
-  byId(field) ?? document.querySelector(`[name="${field}"]:checked`) ?? byId(`error-${field}`).parentElement.querySelector("input");
+  byId(field) ??
+  document.querySelector(`[name="${field}"]:checked`) ??
+  byId(`error-${field}`).parentElement.querySelector("input");
 
 /** Shows a message at its field, and goes there; without a known field, above the button. */
 export function showError(param, message) {
@@ -27,7 +29,8 @@ export function showError(param, message) {
   showText(text, message);
   text.hidden = false;
   if (field === "general") return;
-  for (let parent = text.closest("details"); parent; parent = parent.parentElement.closest("details")) parent.open = true;
+  for (let parent = text.closest("details"); parent; parent = parent.parentElement.closest("details"))
+    parent.open = true;
   const input = inputOf(field);
   input?.setAttribute("aria-invalid", "true");
   input?.focus();

@@ -22,7 +22,8 @@ export function ago(time, now = Date.now() / 1000) {
 }
 
 /** A point in time (seconds since 1970), in full. */
-export const clock = (time) => new Date(time * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+export const clock = (time) =>
+  new Date(time * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
 /** Bytes in the unit that gives one to three digits before the point. */
 export function bytes(count) {
@@ -44,7 +45,11 @@ export const short = (number) => String(Math.round(Number(number) * 100) / 100);
 
 /** The settings of a job in one line. */
 export function settingsLine(settings) {
-  const parts = [size(settings.width, settings.height), count(settings.num_steps, "step"), `guidance ${short(settings.guidance)}`];
+  const parts = [
+    size(settings.width, settings.height),
+    count(settings.num_steps, "step"),
+    `guidance ${short(settings.guidance)}`,
+  ];
   if (settings.lora_scale !== 1) parts.push(`UNO ${short(settings.lora_scale)}`);
   for (const lora of settings.loras ?? []) if (lora.scale !== 0) parts.push(`${lora.name} ${short(lora.scale)}`);
   return parts.join(" · ");

@@ -76,7 +76,12 @@ function queued(job, actions) {
     "li",
     { class: "waiting" },
     referencesOf(job),
-    make("div", { class: "waiting-text" }, make("p", { class: "prompt" }, job.settings.prompt || "(no prompt)"), make("p", { class: "place" }, about)),
+    make(
+      "div",
+      { class: "waiting-text" },
+      make("p", { class: "prompt" }, job.settings.prompt || "(no prompt)"),
+      make("p", { class: "place" }, about),
+    ),
     place,
     cancel,
   );
@@ -95,7 +100,11 @@ function card(job, actions) {
   });
   const { width, height, prompt } = job.settings;
   const pictures = tiles.length
-    ? make("div", { class: "card-pictures", "data-count": Math.min(5, tiles.length) }, tiles.map((tile) => tile.element))
+    ? make(
+        "div",
+        { class: "card-pictures", "data-count": Math.min(5, tiles.length) },
+        tiles.map((tile) => tile.element),
+      )
     : make("div", { class: "card-none" }, remarksOf(job));
   const element = make(
     "li",
@@ -104,7 +113,12 @@ function card(job, actions) {
     make(
       "div",
       { class: "card-about" },
-      make("div", { class: "card-text" }, make("p", { class: "prompt", title: prompt }, prompt || "(no prompt)"), make("p", { class: "when" }, timeOf(job.finished ?? job.created))),
+      make(
+        "div",
+        { class: "card-text" },
+        make("p", { class: "prompt", title: prompt }, prompt || "(no prompt)"),
+        make("p", { class: "when" }, timeOf(job.finished ?? job.created)),
+      ),
       make("div", { class: "card-buttons" }, buttonsOf(job, null, actions, true)),
     ),
   );

@@ -65,8 +65,7 @@ export class Jobs {
   /** Takes a job as a request has given it. */
   put(job) {
     const known = this.#jobs.get(job.id);
-    const isOlder =
-      known && (RANK[known.state] > RANK[job.state] || known.pictures.length > job.pictures.length);
+    const isOlder = known && (RANK[known.state] > RANK[job.state] || known.pictures.length > job.pictures.length);
     if (isOlder || this.#removed.has(job.id)) return;
     this.#jobs.set(job.id, job);
     if (hasEnded(job) || this.#previews.get(job.id)?.picture < job.pictures.length) this.#previews.delete(job.id);
@@ -89,7 +88,9 @@ export class Jobs {
   /** Reads older ones. */
   async loadMore() {
     const oldest = this.all().at(-1);
-    const { jobs, more } = await get(`/api/jobs?limit=${PAGE}${oldest ? `&before=${encodeURIComponent(oldest.id)}` : ""}`);
+    const { jobs, more } = await get(
+      `/api/jobs?limit=${PAGE}${oldest ? `&before=${encodeURIComponent(oldest.id)}` : ""}`,
+    );
     this.more = more;
     jobs.forEach((job) => this.put(job));
     this.#changed();

@@ -3,7 +3,7 @@
 import { showPicture } from "./api.js";
 import { make } from "./dom.js";
 
-/** From this enlargement on, smoothing would blur a picture; its pixels are shown instead, if each is drawn as large as the others. */
+/** From this enlargement on smoothing would blur a picture; its pixels are shown instead, if all are drawn alike. */
 const PIXELS_FROM = 3;
 
 const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => chooseRendering(target)));
@@ -19,13 +19,18 @@ export function keepCrisp(img) {
   sizes.observe(img);
 }
 
+/** A picture of a job as a button that opens it. */
 export class PictureTile {
   /** `open(n)` is called for a finished one. */
   constructor(job, n, open) {
     this.n = n;
     this.img = make("img", { alt: "", draggable: "false" });
     keepCrisp(this.img);
-    this.element = make("button", { type: "button", class: "picture", disabled: true, onclick: () => open(n) }, this.img);
+    this.element = make(
+      "button",
+      { type: "button", class: "picture", disabled: true, onclick: () => open(n) },
+      this.img,
+    );
     const { width, height } = job.settings;
     this.element.style.setProperty("--w", width);
     this.element.style.setProperty("--h", height);

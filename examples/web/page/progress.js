@@ -20,7 +20,8 @@ export function showProgress(jobs) {
     if (wasBusy && active.length === 0 && document.hidden) isUnseen = true;
     wasBusy = active.length > 0;
     if (!document.hidden || active.length > 0) isUnseen = false;
-    document.title = percent !== null ? `${percent} % · UNO` : active.length ? "Waiting · UNO" : isUnseen ? "Done · UNO" : "UNO";
+    document.title =
+      percent !== null ? `${percent} % · UNO` : active.length ? "Waiting · UNO" : isUnseen ? "Done · UNO" : "UNO";
     const state = percent !== null ? percent : isUnseen ? "done" : null;
     if (state === shown) return;
     shown = state;
@@ -38,7 +39,10 @@ function draw(fraction) {
   const context = canvas.getContext("2d");
   const [middle, radius] = [SIDE / 2, SIDE / 2 - 8];
   context.lineWidth = 14;
-  for (const [color, part] of [["#9aa5d8", 1], ["#3a55d9", fraction]]) {
+  for (const [color, part] of [
+    ["#9aa5d8", 1],
+    ["#3a55d9", fraction],
+  ]) {
     context.strokeStyle = color;
     context.beginPath();
     context.arc(middle, middle, radius, -Math.PI / 2, -Math.PI / 2 + 2 * Math.PI * part);

@@ -163,17 +163,30 @@ export class References {
   #render() {
     const { limits } = this.#model;
     const total = this.#items.length;
-    keepFocus(byId("references"), () => arrange(this.#tray, this.#items.map((item) => item.element)));
+    keepFocus(byId("references"), () =>
+      arrange(
+        this.#tray,
+        this.#items.map((item) => item.element),
+      ),
+    );
     byId("add").classList.toggle("full", total >= limits.references);
     byId("file").disabled = total >= limits.references;
     byId("references-count").textContent = total ? `${total} of ${limits.references}` : "";
     byId("add-title").textContent = total ? "Add another" : "Add pictures";
     byId("references-hint").textContent =
-      total >= limits.references ? "No room for more." : total ? "Drop, paste or choose." : `Drop, paste or choose up to ${limits.references}.`;
+      total >= limits.references
+        ? "No room for more."
+        : total
+          ? "Drop, paste or choose."
+          : `Drop, paste or choose up to ${limits.references}.`;
     this.#items.forEach((item, i) => {
       item.badge.textContent = i + 1;
       const name = nameOf(item);
-      for (const [button, label] of [[item.left, `Move ${name} left`], [item.right, `Move ${name} right`], [item.drop, `Remove ${name}`]]) {
+      for (const [button, label] of [
+        [item.left, `Move ${name} left`],
+        [item.right, `Move ${name} right`],
+        [item.drop, `Remove ${name}`],
+      ]) {
         button.setAttribute("aria-label", label);
         button.title = label;
       }

@@ -4,7 +4,7 @@
 const THRESHOLD = 6;
 
 /**
- * Lets the items of `list` be dragged by their element with `data-handle`; `onMove(from, to)` says where one was dropped.
+ * Lets the items of `list` be dragged by their element with `data-handle`; `onMove(from, to)` tells where one went.
  *
  * While one is dragged the others make room by CSS `order`; the list itself changes once, at the end.
  */

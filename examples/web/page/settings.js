@@ -1,15 +1,14 @@
 // The form: what it shows for this model, what is kept over a reload, and the request that it makes.
 
+import { choose, chosen, countChoices, loraRow, ratioChoices } from "./choices.js";
 import { byId, kept, make, once } from "./dom.js";
 import { clearErrors, couple, decimal, FieldError, whole } from "./fields.js";
 import { short, size } from "./format.js";
-import { RATIOS, ratioOf, sizeOf } from "./sizes.js";
+import { ratioOf, sizeOf } from "./sizes.js";
 
 /** Inputs whose text is kept as it is. */
 const INPUTS = ["prompt", "width", "height", "num_steps", "guidance", "seed", "lora_scale", "ref_size", "pe", "memory"];
 const MEMORY = { auto: "automatic: what is free", least: "as little as possible" };
-/** Of more pictures than this, the number is typed. */
-const MOST_SEGMENTS = 6;
 
 export class Settings {
   #model;
@@ -157,11 +156,15 @@ export class Settings {
       num_images: Number(chosen("num_images")) || whole("num_images", "the number of pictures"),
       pe: byId("pe").value,
       lora_scale: decimal(byId("lora_scale"), "lora_scale", "UNO's strength"),
-      loras: this.#loras().map((input) => ({ name: input.dataset.lora, scale: decimal(input, "loras", `the scale of ${input.dataset.lora}`) })),
+      loras: this.#loras().map((input) => ({
+        name: input.dataset.lora,
+        scale: decimal(input, "loras", `the scale of ${input.dataset.lora}`),
+      })),
       memory: byId("memory").value,
     };
     const seed = byId("seed").value.trim();
-    if (seed !== "" && !/^\d+$/.test(seed)) throw new FieldError("seed", "Give a whole number from 0, or nothing for a random one.");
+    if (seed !== "" && !/^\d+$/.test(seed))
+      throw new FieldError("seed", "Give a whole number from 0, or nothing for a random one.");
     if (seed !== "") request.seed = Number.isSafeInteger(Number(seed)) ? Number(seed) : BigInt(seed);
     if (byId("ref_size").value.trim() !== "") request.ref_size = whole("ref_size", "the size of references");
     return request;
@@ -189,16 +192,17 @@ export class Settings {
 
   #build() {
     const { defaults, limits, loras, memory } = this.#model;
-    byId("ratios").append(...RATIOS.map((ratio) => segment("ratio", ratio, ratio, shape(ratio))), segment("ratio", "custom", "Custom", shape("custom")));
+    byId("ratios").append(...ratioChoices());
     for (const name of ["width", "height"]) Object.assign(byId(name), { min: limits.multiple, max: limits.side });
     byId("custom-hint").textContent = `Multiples of ${limits.multiple}, up to ${limits.side}.`;
-    byId("counts").append(...numberOfPictures(limits.images));
+    byId("counts").append(...countChoices(limits.images));
     byId("num_steps").max = limits.steps;
     byId("num_steps-range").max = limits.steps;
     byId("memory").append(...memory.map((value) => make("option", { value }, MEMORY[value] ?? value)));
     byId("loras-field").hidden = loras.length === 0;
     byId("loras").append(...loras.map(loraRow));
-    for (const number of document.querySelectorAll(".slider input[type=number]")) couple(number, byId(`${number.id}-range`), this.#changed);
+    for (const number of document.querySelectorAll(".slider input[type=number]"))
+      couple(number, byId(`${number.id}-range`), this.#changed);
     byId("more").addEventListener("toggle", this.#changed);
     byId("pe").value = defaults.pe;
   }
@@ -219,7 +223,8 @@ export class Settings {
     const length = [...byId("prompt").value].length;
     byId("prompt-count").textContent = length > limits.prompt * 0.8 ? `${length} of ${limits.prompt} characters` : "";
     const seed = byId("seed").value.trim();
-    byId("more-value").textContent = `${byId("num_steps").value} steps · ${seed ? `seed ${seed}` : `guidance ${byId("guidance").value}`}`;
+    byId("more-value").textContent =
+      `${byId("num_steps").value} steps · ${seed ? `seed ${seed}` : `guidance ${byId("guidance").value}`}`;
     byId("seed-keep").hidden = seed !== "" || !byId("seed-keep").dataset.seed;
     byId("ref_size").placeholder = `${this.#refSizeOf(this.#references?.count ?? 0)}`;
     const refSize = Number(byId("ref_size").value);
@@ -229,46 +234,3 @@ export class Settings {
 
 /** A seed that is easy to read and to remember. */
 const drawSeed = () => String(crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000);
-
-const chosen = (name) => {
-  const input = document.querySelector(`[name="${name}"]:checked`) ?? byId(name);
-  return input?.value ?? "";
-};
-
-const choose = (name, value) => {
-  const radios = [...document.querySelectorAll(`[name="${name}"][type=radio]`)];
-  if (radios.length === 0) byId(name).value = value;
-  else (radios.find((radio) => radio.value === value) ?? radios[0]).checked = true;
-};
-
-const segment = (name, value, label, ...before) =>
-  make("label", { class: "segment" }, make("input", { type: "radio", name, value, class: "visually-hidden" }), ...before, make("span", {}, label));
-
-/** The outline of a ratio. */
-function shape(ratio) {
-  const [across, down] = ratio === "custom" ? [1, 1] : ratio.split(":").map(Number);
-  const element = make("span", { class: `shape${ratio === "custom" ? " dashed" : ""}`, "aria-hidden": "true" });
-  const scale = 18 / Math.sqrt(across * down) / 1.15;
-  element.style.setProperty("width", `${Math.round(across * scale)}px`);
-  element.style.setProperty("height", `${Math.round(down * scale)}px`);
-  return element;
-}
-
-function numberOfPictures(most) {
-  if (most > MOST_SEGMENTS) {
-    const input = make("input", { type: "number", id: "num_images", name: "num_images", min: 1, max: most, inputmode: "numeric", "aria-label": "Pictures", "aria-describedby": "error-num_images" });
-    return [input];
-  }
-  return Array.from({ length: most }, (_, i) => segment("num_images", String(i + 1), String(i + 1)));
-}
-
-function loraRow({ name }, i) {
-  const id = `lora-${i}`;
-  return make(
-    "div",
-    { class: "field slider" },
-    make("label", { for: id }, name),
-    make("input", { type: "range", id: `${id}-range`, min: 0, max: 2, step: 0.05, "aria-label": `${name}, slider`, tabindex: -1 }),
-    make("input", { type: "number", id, name: "loras", step: "any", inputmode: "decimal", "data-lora": name, "aria-describedby": "error-loras" }),
-  );
-}

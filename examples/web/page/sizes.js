@@ -31,8 +31,8 @@ export function ratioOf(width, height, model) {
 }
 
 /**
- * What is cut off a reference of `width` x `height` that was scaled to `longSide` and came out as `seen`: "nothing cut", or which
- * part of which sides. The other side is rounded down, as uno-models/src/preprocess.rs does it.
+ * What is cut off a reference of `width` x `height` that was scaled to `longSide` and came out as `seen`, in words. The
+ * other side is rounded down, as uno-models/src/preprocess.rs does it.
  */
 export function cropNote({ width, height }, longSide, seen) {
   const isWide = width >= height;

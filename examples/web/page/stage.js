@@ -51,9 +51,14 @@ export class Stage {
     this.#state = "";
     const open = (n) => this.#actions.open(job.id, n);
     this.#tiles = Array.from({ length: job.settings.num_images }, (_, n) => new PictureTile(job, n, open));
-    const pictures = make("div", { class: "stage-pictures" }, this.#tiles.map((tile) => tile.element));
+    const pictures = make(
+      "div",
+      { class: "stage-pictures" },
+      this.#tiles.map((tile) => tile.element),
+    );
     const { width, height } = job.settings;
-    this.#element.dataset.count = this.#tiles.length === 2 && width > 1.2 * height ? "2 wide" : Math.min(5, this.#tiles.length);
+    this.#element.dataset.count =
+      this.#tiles.length === 2 && width > 1.2 * height ? "2 wide" : Math.min(5, this.#tiles.length);
     this.#element.style.setProperty("--w", width);
     this.#element.style.setProperty("--h", height);
     this.#element.replaceChildren(pictures, make("div", { class: "stage-about" }));
@@ -74,15 +79,31 @@ export class Stage {
       ...[referencesOf(job)].filter(Boolean),
       ...remarksOf(job),
       settingsOf(job),
-      make("div", { class: "buttons" }, buttonsOf(job, job.pictures.length === 1 ? job.pictures[0] : null, this.#actions)),
+      make(
+        "div",
+        { class: "buttons" },
+        buttonsOf(job, job.pictures.length === 1 ? job.pictures[0] : null, this.#actions),
+      ),
     );
   }
 
   #running(job) {
     return [
       make("div", { class: "running-head" }, make("p", { class: "state" }), make("p", { class: "left" })),
-      make("div", { class: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, make("div")),
-      make("div", { class: "buttons" }, make("button", { type: "button", class: "quiet", "data-action": "cancel", onclick: () => this.#actions.cancel(job) }, "Cancel")),
+      make(
+        "div",
+        { class: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+        make("div"),
+      ),
+      make(
+        "div",
+        { class: "buttons" },
+        make(
+          "button",
+          { type: "button", class: "quiet", "data-action": "cancel", onclick: () => this.#actions.cancel(job) },
+          "Cancel",
+        ),
+      ),
     ];
   }
 
@@ -106,4 +127,5 @@ function stateOf(progress, pictures) {
   return pictures > 1 ? `Picture ${picture + 1} of ${pictures} · ${what}` : what;
 }
 
-const leftOf = (progress) => (typeof progress?.seconds_left === "number" ? `about ${duration(progress.seconds_left)} left` : "");
+const leftOf = (progress) =>
+  typeof progress?.seconds_left === "number" ? `about ${duration(progress.seconds_left)} left` : "";

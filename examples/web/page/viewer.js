@@ -57,7 +57,9 @@ export class Viewer {
     const to = all[this.#index(all) + by];
     if (!to || !this.#shown) return;
     this.#show(to);
-    announce(`Picture ${all.indexOf(to) + 1} of ${all.length}${this.#jobs.more ? " so far" : ""}: ${to.job.settings.prompt}`);
+    announce(
+      `Picture ${all.indexOf(to) + 1} of ${all.length}${this.#jobs.more ? " so far" : ""}: ${to.job.settings.prompt}`,
+    );
   }
 
   #show(what) {
@@ -107,7 +109,9 @@ export class Viewer {
 /** Swipes to the side. */
 function swipe(element, go) {
   let start = null;
-  element.addEventListener("touchstart", (event) => (start = event.touches.length === 1 ? event.touches[0] : null), { passive: true });
+  element.addEventListener("touchstart", (event) => (start = event.touches.length === 1 ? event.touches[0] : null), {
+    passive: true,
+  });
   element.addEventListener("touchend", (event) => {
     const end = event.changedTouches[0];
     if (!start || !end) return;
