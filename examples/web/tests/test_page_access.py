@@ -4,6 +4,8 @@ import pytest
 from browser import MUG, ROBOT, add_references, cancel, check_access, finished, generate, generate_long, ready, set_steps
 from playwright.sync_api import expect
 
+pytest_plugins = ["browser"]
+
 
 def no_sideways_scrolling(page):
     return page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["browser"]
+
 
 def read(page, pieces):
     return page.evaluate(

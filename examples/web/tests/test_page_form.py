@@ -5,6 +5,8 @@ import re
 from browser import BALL, CAR, FISH, MUG, ROBOT, add_references, finished, generate, give_files, ready, set_steps
 from playwright.sync_api import expect
 
+pytest_plugins = ["browser"]
+
 
 def names(page):
     alts = page.locator(".reference-image").evaluate_all("images => images.map((image) => image.alt)")

@@ -5,6 +5,8 @@ import re
 from browser import MUG, ROBOT, add_references, cancel, finished, generate, generate_long, ready
 from playwright.sync_api import expect
 
+pytest_plugins = ["browser"]
+
 
 def test_two_references_and_a_prompt_become_a_picture(server, open_page):
     page = open_page(server)
