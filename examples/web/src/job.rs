@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use uno_models::unope::UnoPe;
 use utoipa::ToSchema;
 
+use crate::body::Object;
+
 /// Name of a job: 32 hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, ToSchema)]
 #[schema(value_type = String, pattern = "^[0-9a-f]{32}$", example = "0b1f2c3d4e5f60718293a4b5c6d7e8f9")]
@@ -91,7 +93,8 @@ pub struct JobRequest {
     #[schema(minimum = -10, maximum = 10)]
     pub lora_scale: Option<f64>,
     /// Further LoRAs that the server knows; all of them with their own scales if this is left out.
-    pub loras: Option<Vec<LoraRequest>>,
+    #[schema(value_type = Option<Vec<LoraRequest>>)]
+    pub loras: Option<Vec<Object<LoraRequest>>>,
     /// The memory to use: one of those that `GET /api/model` lists.
     pub memory: Option<String>,
 }
@@ -313,7 +316,9 @@ mod tests {
         assert_ne!(id, JobId::random().unwrap());
         assert_eq!(id.as_str().parse::<JobId>().unwrap(), id);
         let long = "0".repeat(33);
-        for text in ["", "0", "../../etc/passwd", "ABCDEF00000000000000000000000000", &long, "é".repeat(16).as_str()] {
+        for text in
+            ["", "0", "../../etc/passwd", "ABCDEF00000000000000000000000000", &long, "é".repeat(16).as_str()]
+        {
             assert_eq!(text.parse::<JobId>(), Err(NoJobId), "{text}");
         }
     }

@@ -126,6 +126,21 @@ impl Plan {
         geometry: &Geometry,
         budget: Budget,
     ) -> Result<Self> {
+        Self::make_beside(source, options, geometry, budget, measure::resident().unwrap_or(0))
+    }
+
+    /// The same for a process that takes `base` bytes beside the model. A program that has one loaded takes more at the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`make`](Self::make).
+    pub fn make_beside(
+        source: &ModelSource,
+        options: &PipelineOptions,
+        geometry: &Geometry,
+        budget: Budget,
+        base: u64,
+    ) -> Result<Self> {
         let on_cpu = is_cpu(&options.device);
         let (limit, budget_from) = match budget {
             Budget::Auto if !on_cpu => (u64::MAX, "all that the device has".to_owned()),
@@ -134,14 +149,14 @@ impl Plan {
         let mut merge_lora = options.merge_lora;
         if merge_lora == LoraMerge::Auto {
             // Merged weights are the compute format's; on a GPU that rounds them once more than LoRAs beside them.
-            let merged = Need::of(source, options, geometry, true)?;
+            let merged = Need::of(source, options, geometry, true, base)?;
             let fits = on_cpu
                 && !options.int8
                 && budget != Budget::Least
                 && merged.peak(merged.matrices, false, None) <= limit;
             merge_lora = LoraMerge::from(fits && source.has_lora());
         }
-        let need = Need::of(source, options, geometry, merge_lora.is_merged())?;
+        let need = Need::of(source, options, geometry, merge_lora.is_merged(), base)?;
         let mut plan = Self {
             on_cpu,
             budget: limit,
@@ -319,6 +334,7 @@ impl Need {
         options: &PipelineOptions,
         geometry: &Geometry,
         merge_lora: bool,
+        base: u64,
     ) -> Result<Self> {
         let flux = FluxConfig::detect(&source.dit)?;
         let t5 = T5Config::detect(&source.text.t5)?;
@@ -352,7 +368,7 @@ impl Need {
         };
         let encode = |&(width, height): &(usize, usize)| autoencoder.encode_peak_bytes(width, height) as u64;
         Ok(Self {
-            base: if on_cpu { measure::resident().unwrap_or(0) } else { 0 },
+            base: if on_cpu { base } else { 0 },
             matrices,
             once,
             stored,
