@@ -107,9 +107,17 @@ def generate(page: Page, prompt: str, steps: int = 2, pictures: int = 1) -> None
     page.click("#generate")
 
 
+def choose_size(page: Page, side: int) -> None:
+    page.locator("#ratios label", has_text="Custom").click()
+    page.fill("#width", str(side))
+    page.fill("#height", str(side))
+
+
 def generate_long(page: Page, prompt: str) -> None:
-    """Asks for pictures that take longer than any test, and waits until they are under way."""
+    """Asks for pictures that take longer than a test looks at them, and waits until they are under way."""
+    choose_size(page, 512)
     generate(page, prompt, steps=100, pictures=4)
+    page.locator("#ratios label", has_text="1:1").click()
     expect(page.locator("#stage.running .prompt")).to_have_text(prompt)
 
 

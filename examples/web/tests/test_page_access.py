@@ -1,7 +1,19 @@
 """The page: by keyboard alone, on a phone, in the dark, with a token, and as axe sees it."""
 
 import pytest
-from browser import MUG, ROBOT, add_references, cancel, check_access, finished, generate, generate_long, ready, set_steps
+from browser import (
+    MUG,
+    ROBOT,
+    add_references,
+    cancel,
+    check_access,
+    choose_size,
+    finished,
+    generate,
+    generate_long,
+    ready,
+    set_steps,
+)
 from playwright.sync_api import expect
 
 pytest_plugins = ["browser"]
@@ -54,15 +66,17 @@ def test_a_picture_is_made_by_keyboard_alone(server, open_page):
 
 def test_the_focus_survives_the_end_of_a_job(server, open_page):
     page = open_page(server)
-    generate(page, "a mug", steps=40)
-    page.locator("#stage").get_by_role("button", name="Cancel").focus()
-    finished(page, "a mug")
-    assert page.evaluate("document.activeElement.closest('#stage') !== null")
+    generate_long(page, "a mug")
+    page.locator("#stage [data-action=cancel]").focus()
+    server.post(f"/api/jobs/{server.get('/api/jobs')['jobs'][0]['id']}/cancel")
+    expect(page.locator("#results .remark", has_text="Cancelled")).to_be_visible()
+    assert page.evaluate("document.activeElement.closest('#results') !== null")
 
 
 def test_the_focus_stays_on_cancel_while_pictures_come(server, open_page):
     page = open_page(server)
-    generate(page, "four mugs", steps=10, pictures=4)
+    choose_size(page, 256)
+    generate(page, "four mugs", steps=50, pictures=4)
     page.locator("#stage [data-action=cancel]").focus()
     page.locator("#stage .picture[data-state=finished]").nth(1).wait_for()
     expect(page.locator("#stage [data-action=cancel]")).to_be_focused()
@@ -158,10 +172,9 @@ def test_the_token_is_asked_for_and_kept(serve, open_page):
 
 def test_motion_is_reduced_where_that_is_asked_for(server, open_page):
     page = open_page(server, reduced_motion="reduce")
-    generate(page, "a calm mug", steps=20)
+    generate_long(page, "a calm mug")
     page.locator("#stage .bar").wait_for()
     assert page.evaluate("document.getAnimations().length") == 0
-    finished(page, "a calm mug")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
