@@ -21,6 +21,7 @@ use uno_models::{Request, UnoPipeline};
 use utoipa::ToSchema;
 
 use crate::arguments::Arguments;
+use crate::error::ApiError;
 use crate::job::{JobSettings, LoraScale, Placement};
 
 const TINY_NOTICE: &str = "uno-tiny is a small model inside the program, for trying things out: it knows mugs, balls, robots, birds, \
@@ -330,6 +331,18 @@ impl Model {
         }
         plans.insert(query.clone(), answer.clone());
         Ok(answer)
+    }
+
+    /// Whether a job fits into the memory that it wants.
+    ///
+    /// # Errors
+    ///
+    /// It does not, with the numbers.
+    pub fn check_fits(&self, settings: &JobSettings) -> Result<(), ApiError> {
+        let selection = self.selection(settings).map_err(ApiError::internal)?;
+        let geometry = self.geometry(settings).map_err(ApiError::internal)?;
+        self.make_plan(&selection, &geometry)?;
+        Ok(())
     }
 
     fn make_plan(&self, selection: &Selection, geometry: &Geometry) -> uno_models::Result<Plan> {

@@ -147,7 +147,7 @@ pub fn resolve(
             .map_err(|error| ApiError::from(error).with_param(param))?;
         Ok(reference)
     });
-    Ok(JobSettings {
+    let settings = JobSettings {
         references: found.collect::<Result<_>>()?,
         prompt: request.prompt,
         width,
@@ -169,7 +169,9 @@ pub fn resolve(
                 return Err(ApiError::field("memory", format_args!("{got:?}"), wanted));
             }
         },
-    })
+    };
+    model.check_fits(&settings)?;
+    Ok(settings)
 }
 
 fn lora_scale(asked: Option<f64>, model: &Model) -> Result<f64> {

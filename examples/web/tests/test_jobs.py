@@ -1,5 +1,6 @@
 """Jobs over HTTP: their way from the queue to a picture, and what is refused."""
 
+import base64
 import io
 import json
 
@@ -8,7 +9,7 @@ from conftest import ROOT
 from PIL import Image
 
 MUG, ROBOT = (ROOT / f"examples/assets/{name}.png" for name in ("mug", "robot"))
-LONG = {"width": 128, "height": 128, "num_steps": 100, "num_images": 4}
+LONG = {"width": 512, "height": 512, "num_steps": 100, "num_images": 4}
 
 
 def settings_in(png):
@@ -147,7 +148,7 @@ def test_jobs_wait_in_their_order(server):
 
 
 def test_a_cancelled_job_keeps_its_finished_pictures(server):
-    job = server.until(server.job(**LONG | {"num_steps": 10}), lambda job: len(job["pictures"]) == 1)
+    job = server.until(server.job(**LONG | {"width": 128, "height": 128, "num_steps": 30}), lambda job: len(job["pictures"]) == 1)
     server.post(f"/api/jobs/{job['id']}/cancel")
     job = server.ended(job)
     assert job["state"] == "cancelled"
@@ -213,13 +214,13 @@ def test_events_tell_the_whole_story_of_a_job(server):
         job = server.job("watched", width=64, height=64, num_steps=8, num_images=2)
         with server.client.stream("GET", f"/api/jobs/{job['id']}/events") as of_one:
             one = list(events_of(of_one))  # It ends with the job.
-        everything = []
-        for name, data in events_of(all_jobs):
+        events, everything = events_of(all_jobs), []
+        for name, data in events:
             everything.append((name, data))
             if data.get("state") == "done":
                 break
         server.client.delete(f"/api/jobs/{job['id']}")
-        assert next(events_of(all_jobs)) == ("removed", {"id": job["id"]})
+        assert next(events) == ("removed", {"id": job["id"]})
     assert one[-1] == everything[-1] == ("job", data)
     jobs = [data for name, data in everything if name == "job"]
     assert jobs[0] == job
@@ -233,7 +234,7 @@ def test_events_tell_the_whole_story_of_a_job(server):
     assert progress[0]["seconds_left"] is None and progress[-1]["seconds_left"] >= 0
     previews = [data for name, data in everything if name == "preview"]
     assert previews and {p["id"] for p in previews} == {job["id"]}
-    picture = Image.open(io.BytesIO(__import__("base64").b64decode(previews[-1]["image"].removeprefix("data:image/png;base64,"))))
+    picture = Image.open(io.BytesIO(base64.b64decode(previews[-1]["image"].removeprefix("data:image/png;base64,"))))
     assert picture.size == (8, 8)
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import PATIENCE, ROOT
 
 TINY = {"prompt": "one of many", "width": 16, "height": 16, "num_steps": 1}
-LONG = {"prompt": "a long one", "width": 128, "height": 128, "num_steps": 100, "num_images": 4}
+LONG = {"prompt": "a long one", "width": 512, "height": 512, "num_steps": 100, "num_images": 4}
 
 
 def flood(server, count):

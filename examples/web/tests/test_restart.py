@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import PATIENCE, PROGRAM, ROOT
 
-LONG = {"width": 128, "height": 128, "num_steps": 100, "num_images": 4}
+LONG = {"width": 512, "height": 512, "num_steps": 100, "num_images": 4}
 MUG = ROOT / "examples/assets/mug.png"
 
 
@@ -132,7 +132,7 @@ def test_a_second_signal_ends_the_server_at_once(serve):
 def test_clients_that_wait_are_told_that_the_server_stops(serve):
     server = serve("--grace", "0")
     answers = []
-    ask = lambda: answers.append(server.client.post("/v1/images/generations", json={"prompt": "", "size": "128x128", "num_steps": 100}))  # noqa: E731
+    ask = lambda: answers.append(server.client.post("/v1/images/generations", json={"prompt": "", "size": "512x512", "num_steps": 100}))  # noqa: E731
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()

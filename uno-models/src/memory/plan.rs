@@ -1,6 +1,7 @@
 //! What stays in memory, what is streamed, and how much that takes.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
@@ -526,8 +527,13 @@ fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[
     blocks * per_block + beside
 }
 
-/// How fast this machine multiplies, measured in a tenth of a second.
+/// How fast this machine multiplies, measured in a tenth of a second, once: later something else may be at work.
 fn products_per_second() -> f64 {
+    static RATE: OnceLock<f64> = OnceLock::new();
+    *RATE.get_or_init(measured_products_per_second)
+}
+
+fn measured_products_per_second() -> f64 {
     #[cfg(feature = "flex")]
     {
         let device = Device::flex();
