@@ -99,11 +99,11 @@ export function buttonsOf(job, picture, actions, compact) {
   };
   const pictures = picture ? [picture] : job.pictures;
   const buttons = [button("reuse", "Use these settings", () => actions.use(job, picture))];
+  if (picture) buttons.push(button("image", "Use as a reference", () => actions.addReference(picture)));
   if (pictures.length) {
     const label = pictures.length > 1 ? `Download ${pictures.length} pictures` : "Download";
     buttons.push(button("download", label, () => actions.download(pictures)));
   }
-  if (picture) buttons.push(button("image", "Use as a reference", () => actions.addReference(picture)));
   const all = picture && job.pictures.length > 1 ? `Delete all ${job.pictures.length}` : "Delete";
   buttons.push(button("delete", all, () => actions.remove(job)));
   return buttons;

@@ -3,29 +3,12 @@
 import { showPicture } from "./api.js";
 import { make } from "./dom.js";
 
-/** From this enlargement on smoothing would blur a picture; its pixels are shown instead, if all are drawn alike. */
-const PIXELS_FROM = 3;
-
-const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => chooseRendering(target)));
-
-function chooseRendering(img) {
-  const times = img.naturalWidth ? img.clientWidth / img.naturalWidth : 0;
-  img.classList.toggle("pixels", times >= PIXELS_FROM && Number.isInteger(times) && !img.src.startsWith("data:"));
-}
-
-/** Keeps small pictures crisp, whatever size they are shown in. */
-export function keepCrisp(img) {
-  img.addEventListener("load", () => chooseRendering(img));
-  sizes.observe(img);
-}
-
 /** A picture of a job as a button that opens it. */
 export class PictureTile {
   /** `open(n)` is called for a finished one. */
   constructor(job, n, open) {
     this.n = n;
     this.img = make("img", { alt: "", draggable: "false" });
-    keepCrisp(this.img);
     this.element = make(
       "button",
       { type: "button", class: "picture", disabled: true, onclick: () => open(n) },

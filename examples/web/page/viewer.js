@@ -4,7 +4,6 @@ import { buttonsOf, referencesOf, remarksOf, settingsOf, timeOf } from "./about.
 import { showPicture } from "./api.js";
 import { announce, byId, make } from "./dom.js";
 import { closeOutside } from "./dialogs.js";
-import { keepCrisp } from "./pictures.js";
 
 export class Viewer {
   #jobs;
@@ -71,7 +70,6 @@ export class Viewer {
     const img = make("img", { alt: job.settings.prompt || "A picture without a prompt" });
     img.style.setProperty("--w", picture.width);
     img.style.setProperty("--h", picture.height);
-    keepCrisp(img);
     showPicture(img, picture.url);
     byId("viewer-picture").replaceChildren(img);
     byId("viewer-about").replaceChildren(
