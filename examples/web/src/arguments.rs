@@ -90,6 +90,12 @@ pub struct Arguments {
     /// CLIP's file or folder (or CLIP)
     #[arg(long, value_name = "PATH", help_heading = "Model")]
     pub clip: Option<PathBuf>,
+    /// T5's vocabulary, where it is not beside the weights
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub t5_tokenizer: Option<PathBuf>,
+    /// CLIP's vocabulary, where it is not beside the weights
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub clip_tokenizer: Option<PathBuf>,
     /// UNO's LoRA (or LORA)
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub lora: Option<PathBuf>,
@@ -287,6 +293,8 @@ impl Arguments {
             ae: self.ae.clone(),
             t5: self.t5.clone(),
             clip: self.clip.clone(),
+            t5_tokenizer: self.t5_tokenizer.clone(),
+            clip_tokenizer: self.clip_tokenizer.clone(),
             lora: self.lora.clone(),
             use_lora: self.lora_scale != 0.0,
             allow_download: self.download,

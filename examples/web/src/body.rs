@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_tower_of_brackets_is_refused() {
-let tower = format!("{{\"x\": {}", "[".repeat(100_000));
+        let tower = format!("{{\"x\": {}", "[".repeat(100_000));
         let error = parse::<serde_json::Map<String, serde_json::Value>>(tower.as_bytes()).unwrap_err();
         assert!(error.message().contains("recursion"), "{}", error.message());
     }

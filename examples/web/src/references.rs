@@ -253,7 +253,7 @@ mod tests {
         references.sweep();
         assert_eq!(fs::read_dir(folder.path().join("references")).unwrap().count(), 1);
         assert!(references.open(&one).is_ok());
-        assert_eq!(store.forget_references(f64::MAX).unwrap(), [one.id.clone()]);
+        assert_eq!(store.forget_references(f64::MAX).unwrap(), std::slice::from_ref(&one.id));
         references.remove_strays().unwrap();
         assert!(!references.path(&one.id).exists());
     }

@@ -61,7 +61,7 @@ def test_loras_that_cannot_be_used_end_the_start(serve, lora):
 
 
 def test_a_model_without_its_lora_takes_no_scale(serve):
-    server = serve("--lora_scale", "0", "--lora", LORA, "--model", ROOT / "uno-models/assets/tiny")
+    server = serve("--lora_scale", "0", "--model", ROOT / "uno-models/assets/tiny")
     model = server.get("/api/model")
     assert model["defaults"]["lora_scale"] == 0
     answer = server.client.post("/api/jobs", json={"prompt": "", "lora_scale": 1})
