@@ -78,7 +78,7 @@ pub struct JobRequest {
     #[schema(minimum = 0, maximum = 100)]
     pub guidance: Option<f32>,
     /// Seed of the first picture; a random one if it is left out.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, format = "uint64")]
     pub seed: Option<u64>,
     /// How many pictures, with the seeds `seed`, `seed + 1` ….
     #[schema(minimum = 1)]
@@ -158,6 +158,7 @@ pub struct JobSettings {
     /// How closely the prompt is followed.
     pub guidance: f32,
     /// Seed of the first picture.
+    #[schema(format = "uint64")]
     pub seed: u64,
     /// How many pictures.
     pub num_images: usize,
@@ -233,6 +234,7 @@ pub struct Picture {
     /// Its path on this server.
     pub url: String,
     /// Its own seed.
+    #[schema(format = "uint64")]
     pub seed: u64,
     /// Width in pixels.
     pub width: usize,

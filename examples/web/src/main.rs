@@ -8,12 +8,15 @@
 mod app;
 mod arguments;
 mod body;
+mod downloads;
 mod error;
 mod guard;
+mod halt;
 mod job;
 mod log;
 mod metrics;
 mod model;
+mod plan;
 mod png;
 mod progress;
 mod queue;

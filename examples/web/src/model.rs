@@ -1,7 +1,6 @@
 //! Which model is served, and how it is loaded for a job: with which LoRAs, and fitted into which memory.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -11,7 +10,7 @@ use uno_core::preview::LatentPreview;
 use uno_core::traits::Observer;
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, Storage};
-use uno_models::checkpoint::{EMBEDDED, HubPart, Progress, discover, embedded};
+use uno_models::checkpoint::{EMBEDDED, discover, embedded};
 use uno_models::components::{ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan, resident};
 use uno_models::output::ModelInfo;
@@ -21,6 +20,7 @@ use uno_models::{Request, UnoPipeline};
 use utoipa::ToSchema;
 
 use crate::arguments::Arguments;
+use crate::downloads::Downloads;
 use crate::error::ApiError;
 use crate::job::{JobSettings, LoraScale, Placement};
 
@@ -29,9 +29,6 @@ const TINY_NOTICE: &str = "uno-tiny is a small model inside the program, for try
     in pictures of 128x128 pixels. For FLUX.1 and UNO start the server with --model or --download.";
 const DEV_NOTICE: &str = "FLUX.1-dev is for non-commercial use: its licence holds for what is done with the model, and says what may be \
     done with pictures (https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md).";
-
-/// Most plans that are remembered.
-const PLANS: usize = 256;
 
 /// A model that was found and opened.
 pub struct Model {
@@ -50,7 +47,6 @@ pub struct Model {
     budget_from: Option<&'static str>,
     /// What the process takes without a model.
     base: u64,
-    plans: Mutex<HashMap<PlanQuery, PlanAnswer>>,
     /// How latents look; known once the model has been loaded.
     preview: OnceLock<LatentPreview>,
 }
@@ -86,30 +82,14 @@ pub struct Selection {
     memory: Budget,
 }
 
-/// A size whose plan is asked for.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct PlanQuery {
-    pub width: usize,
-    pub height: usize,
-    pub references: usize,
-    pub memory: String,
-}
-
-/// How the model is fitted into memory.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct PlanAnswer {
-    /// What was asked for.
-    pub memory: String,
-    /// The bound in bytes; null if there is none.
-    #[schema(required = true)]
-    pub budget_bytes: Option<u64>,
-    /// Bytes that are expected at the most; null if it does not fit.
-    #[schema(required = true)]
-    pub peak_bytes: Option<u64>,
-    /// Whether it fits.
-    pub fits: bool,
-    /// The whole plan, or why there is none, for people.
-    pub text: String,
+impl Selection {
+    /// The bound on memory in bytes, if there is one.
+    pub fn limit(&self) -> Option<u64> {
+        match self.memory {
+            Budget::Bytes(bytes) => Some(bytes),
+            Budget::Auto | Budget::Least => None,
+        }
+    }
 }
 
 /// A pipeline, and what it was loaded for.
@@ -179,7 +159,6 @@ impl Model {
             budgets,
             budget_from: is_measured.then_some("nine tenths of what was free when the server started"),
             base: resident().unwrap_or(0),
-            plans: Mutex::default(),
             preview: OnceLock::new(),
         })
     }
@@ -293,46 +272,6 @@ impl Model {
         Ok(Geometry::new(settings.width, settings.height).with_references(seen))
     }
 
-    /// How the model is fitted into memory for a size, with square references, which are the largest.
-    ///
-    /// # Errors
-    ///
-    /// A memory that is no choice. (That it does not fit is an answer.)
-    pub fn plan(&self, query: &PlanQuery) -> Result<PlanAnswer> {
-        if let Some(known) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(query) {
-            return Ok(known.clone());
-        }
-        let selection = self.usual_selection(&query.memory)?;
-        let side = self.long_side(query.references) as usize;
-        let references = vec![(side, side); query.references];
-        let geometry = Geometry::new(query.width, query.height).with_references(references);
-        let limit = match selection.memory {
-            Budget::Bytes(bytes) => Some(bytes),
-            Budget::Auto | Budget::Least => None,
-        };
-        let memory = query.memory.clone();
-        let answer = match self.make_plan(&selection, &geometry) {
-            Ok(plan) => PlanAnswer {
-                memory,
-                budget_bytes: limit,
-                peak_bytes: Some(plan.peak()),
-                fits: limit.is_none_or(|limit| plan.peak() <= limit),
-                text: plan.to_string(),
-            },
-            Err(uno_models::Error::Request { field, got, wanted }) => {
-                let text = format!("{field}: got {got}, wanted {wanted}");
-                PlanAnswer { memory, budget_bytes: limit, peak_bytes: None, fits: false, text }
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if plans.len() >= PLANS {
-            plans.clear();
-        }
-        plans.insert(query.clone(), answer.clone());
-        Ok(answer)
-    }
-
     /// Whether a job fits into the memory that it wants.
     ///
     /// # Errors
@@ -341,11 +280,16 @@ impl Model {
     pub fn check_fits(&self, settings: &JobSettings) -> Result<(), ApiError> {
         let selection = self.selection(settings).map_err(ApiError::internal)?;
         let geometry = self.geometry(settings).map_err(ApiError::internal)?;
-        self.make_plan(&selection, &geometry)?;
+        self.plan(&selection, &geometry)?;
         Ok(())
     }
 
-    fn make_plan(&self, selection: &Selection, geometry: &Geometry) -> uno_models::Result<Plan> {
+    /// How the model is fitted into memory for a job of this size.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be, with the numbers.
+    pub fn plan(&self, selection: &Selection, geometry: &Geometry) -> uno_models::Result<Plan> {
         let (source, options) = (self.source(selection), self.options(selection));
         let mut plan = Plan::make_beside(&source, &options, geometry, selection.memory, self.base)?;
         if let (Some(from), Budget::Bytes(_)) = (self.budget_from, selection.memory) {
@@ -367,7 +311,7 @@ impl Model {
         geometry: &Geometry,
         observer: &dyn Observer,
     ) -> Result<&'a Loaded> {
-        let plan = self.make_plan(&selection, geometry)?;
+        let plan = self.plan(&selection, geometry)?;
         if !loaded.as_ref().is_some_and(|loaded| loaded.serves(&selection, &plan)) {
             // Before the next is loaded: both together would take twice the memory.
             *loaded = None;
@@ -399,7 +343,11 @@ impl Model {
     }
 
     /// All LoRAs with the factors that the server was started with.
-    fn usual_selection(&self, memory: &str) -> Result<Selection> {
+    ///
+    /// # Errors
+    ///
+    /// A memory that is no choice.
+    pub fn usual_selection(&self, memory: &str) -> Result<Selection> {
         let loras = self.loras.iter().enumerate().map(|(i, lora)| (i, lora.scale));
         Ok(Selection {
             lora_scale: self.defaults.lora_scale,
@@ -449,31 +397,4 @@ fn budgets(started: Budget, on_cpu: bool) -> Vec<(String, Budget)> {
         budgets.push((Budget::Least.to_string(), Budget::Least));
     }
     budgets
-}
-
-/// Downloads, said in the log.
-struct Downloads;
-
-impl Progress for Downloads {
-    fn plan(&self, parts: &[HubPart]) -> bool {
-        for part in parts {
-            info!(
-                "download {}: {} bytes of {}; {}, {}",
-                part.part, part.bytes, part.repo, part.licence.name, part.licence.url
-            );
-        }
-        true
-    }
-
-    fn starting(&self, part: &HubPart, file: &str, bytes: u64) {
-        info!("downloading {}/{file} ({bytes} bytes)", part.repo);
-    }
-
-    fn finished(&self, _: &HubPart, file: &str) {
-        info!("{file} is complete");
-    }
-
-    fn note(&self, message: &str) {
-        info!("{message}");
-    }
 }

@@ -15,11 +15,12 @@ use uno_core::preview::{LatentPreview, expected_clean};
 use uno_core::sampling::{SequenceLength, schedule};
 use uno_core::traits::{Event, Observer};
 
+use crate::halt::Halt;
 use crate::job::{Job, JobId, Preview, Progress};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::png::encode_png;
-use crate::queue::{Halt, Queue};
+use crate::queue::Queue;
 
 /// Steps are told no more often than this.
 const BETWEEN_STEPS: Duration = Duration::from_millis(100);

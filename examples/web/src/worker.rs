@@ -14,11 +14,12 @@ use uno_models::preprocess::preprocessed_size_of;
 use uno_models::request::Sample;
 use uno_models::{Request, UnoPipeline};
 
+use crate::halt::{Halt, Reason};
 use crate::job::{Job, JobSettings};
 use crate::metrics::Metrics;
 use crate::model::{Loaded, Model};
 use crate::progress::Watch;
-use crate::queue::{Halt, Outcome, Queue, Reason};
+use crate::queue::{Outcome, Queue};
 use crate::references::References;
 use crate::store::Store;
 

@@ -11,7 +11,8 @@ use crate::app::{Shared, blocking};
 use crate::body::Json;
 use crate::error::{ApiError, Result};
 use crate::job::LoraScale;
-use crate::model::{ModelDefaults, PlanAnswer, PlanQuery};
+use crate::model::ModelDefaults;
+use crate::plan::{self, PlanAnswer, PlanQuery};
 use crate::settings::Limits;
 
 pub fn routes() -> OpenApiRouter<Shared> {
@@ -100,5 +101,5 @@ async fn plan(State(app): State<Shared>, Query(wanted): Query<Wanted>) -> Result
         let got: String = query.memory.chars().take(80).collect();
         return Err(ApiError::field("memory", format_args!("{got:?}"), wanted));
     }
-    blocking(move || app.model.plan(&query).map_err(ApiError::internal)).await.map(Json)
+    blocking(move || plan::plan(&app.model, query).map_err(ApiError::internal)).await.map(Json)
 }
