@@ -14,6 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+# What the page's tests share asserts, too.
+pytest.register_assert_rewrite("browser")
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/uno-web"
 # Computing may take its time on a busy machine; nothing here depends on how long it takes.

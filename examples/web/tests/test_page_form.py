@@ -3,6 +3,7 @@
 import re
 
 from browser import BALL, CAR, FISH, MUG, ROBOT, add_references, finished, generate, give_files, ready, set_steps
+from conftest import ROOT
 from playwright.sync_api import expect
 
 pytest_plugins = ["browser"]
@@ -229,3 +230,20 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_asked_for(server, op
     page.unroute("**/api/plan?**")
     page.locator("#ratios label", has_text="1:1").click()
     expect(page.locator("#plan-warning")).to_be_hidden()
+
+
+def test_added_loras_have_their_scales(serve, open_page):
+    lora = ROOT / "uno-models/assets/tiny/dit_lora.safetensors"
+    page = open_page(serve("--add_lora", f"style={lora}@0.8", "--add_lora", f"grain={lora}@0.5"))
+    page.click("#more > summary")
+    expect(page.get_by_label("style", exact=True)).to_have_value("0.8")
+    page.get_by_label("grain", exact=True).fill("0")
+    page.get_by_label("style, slider").fill("1.2")
+    expect(page.get_by_label("style", exact=True)).to_have_value("1.2")
+    with page.expect_request(lambda request: request.method == "POST" and request.url.endswith("/api/jobs")) as asked:
+        generate(page, "a mug with style")
+    assert asked.value.post_data_json["loras"] == [{"name": "style", "scale": 1.2}, {"name": "grain", "scale": 0}]
+    page.get_by_label("grain", exact=True).fill("")
+    page.click("#generate")
+    expect(page.locator("#error-loras")).to_have_text("Give a number for the scale of grain.")
+    expect(page.get_by_label("grain", exact=True)).to_be_focused()
