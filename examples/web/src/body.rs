@@ -5,7 +5,6 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -23,11 +22,6 @@ pub const MAX_JSON: usize = 256 << 10;
 const BETWEEN: Duration = Duration::from_secs(20);
 /// Longest time for a whole body.
 const WHOLE: Duration = Duration::from_secs(300);
-/// Of a body that is too large so much more is read and thrown away, so that the client gets to read the answer: a
-/// connection that is closed over unread data is reset.
-const DRAINED: usize = 64 << 20;
-/// For so long.
-const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// JSON, as an answer or as the body of a request.
 pub struct Json<T>(pub T);
@@ -128,16 +122,10 @@ pub async fn read(request: Request, most: usize, what: &str) -> Result<Bytes> {
     let too_large = || ApiError::too_large(format!("{what} is too large: wanted at most {most} bytes"));
     let length =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    // Who waits for permission to send the body is better told at once.
-    let waits = request.headers().contains_key(header::EXPECT);
-    let body = request.into_body();
     if length.is_some_and(|length: u64| length > most as u64) {
-        if !waits {
-            drain(body).await;
-        }
         return Err(too_large());
     }
-    let mut stream = body.into_data_stream();
+    let mut stream = request.into_body().into_data_stream();
     let whole = async {
         let mut bytes = BytesMut::new();
         while let Some(piece) = in_time(BETWEEN, stream.next()).await? {
@@ -149,27 +137,7 @@ pub async fn read(request: Request, most: usize, what: &str) -> Result<Bytes> {
         }
         Ok(bytes.freeze())
     };
-    let result = in_time(WHOLE, whole).await?;
-    if result.as_ref().is_err_and(|error| error.status() == StatusCode::PAYLOAD_TOO_LARGE) {
-        drain(Body::from_stream(stream)).await;
-    }
-    result
-}
-
-/// Reads on, for a while, and throws away.
-async fn drain(body: Body) {
-    let mut stream = body.into_data_stream();
-    let reading = async {
-        let mut left = DRAINED;
-        while let Some(Ok(piece)) = stream.next().await {
-            if piece.len() > left {
-                break;
-            }
-            left -= piece.len();
-        }
-    };
-    // That it takes longer is the client's loss.
-    let _ = tokio::time::timeout(DRAIN_TIME, reading).await;
+    in_time(WHOLE, whole).await?
 }
 
 /// What a future gives within a time.
@@ -187,6 +155,8 @@ pub const TIMES: (Duration, Duration) = (BETWEEN, WHOLE);
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
     use crate::job::JobRequest;
 

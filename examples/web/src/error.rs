@@ -94,6 +94,7 @@ impl ApiError {
         self
     }
 
+    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
     }

@@ -9,6 +9,7 @@ mod app;
 mod arguments;
 mod body;
 mod downloads;
+mod drain;
 mod error;
 mod guard;
 mod halt;
