@@ -142,3 +142,19 @@ def test_memory_stays_as_it_is(server):
     after = work(50)
     print(f"resident memory: {before / 1e6:.1f} MB, {(after - before) / 1e6:+.1f} MB over 200 jobs")
     assert after - before < 20e6
+
+
+def test_connections_go_on_after_answers_that_came_before_the_end_of_a_body(server):
+    head = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nOrigin: {}\r\nContent-Length: {}\r\n\r\n"
+    body = b"x" * 300_000
+    cases = [("/api/jobs", "application/json", "http://evil.example", 403), ("/nowhere", "text/plain", server.url, 404), ("/api/model", "text/plain", server.url, 405),
+             ("/api/jobs", "text/plain", server.url, 415), ("/api/jobs", "application/json", server.url, 413)]  # fmt: skip
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(PATIENCE)
+        for path, kind, origin, status in cases:
+            connection.sendall(head.format(path, kind, origin.replace("127.0.0.1", "localhost"), len(body)).replace("Host: localhost", f"Host: localhost:{server.port}").encode())
+            answer = connection.recv(65536)
+            assert int(answer.split()[1]) == status, answer
+            connection.sendall(body)
+        connection.sendall(f"GET /health HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n".encode())
+        assert b"200 OK" in connection.recv(65536)
