@@ -13,6 +13,7 @@
 //! | [`nn`], [`ops`] | layers with weights as stored; what is computed between them |
 //! | [`latents`], [`noise`], [`sampling`] | packing, initial noise, schedule and sampler |
 //! | [`image`], [`resample`] | pixels; scaled as Pillow does |
+//! | [`preview`] | what a latent looks like, without the decoder |
 //! | [`approximation`] | what may be approximated to save time; nothing by default |
 //! | [`weights`] | checkpoint files and strict loading |
 //! | [`device`] | devices by name |
@@ -29,6 +30,7 @@ pub mod lora_keys;
 pub mod nn;
 pub mod noise;
 pub mod ops;
+pub mod preview;
 pub mod resample;
 pub mod sampling;
 pub mod text;

@@ -53,7 +53,11 @@ pub fn preprocessed_size(picture: &Picture, long_side: u32) -> Result<(usize, us
 }
 
 /// The same for a picture of which only name, width and height are known.
-pub(crate) fn preprocessed_size_of(name: &str, size: (u32, u32), long_side: u32) -> Result<(usize, usize)> {
+///
+/// # Errors
+///
+/// As [`preprocess_ref`].
+pub fn preprocessed_size_of(name: &str, size: (u32, u32), long_side: u32) -> Result<(usize, usize)> {
     let (_, (width, height)) = sizes(name, size, long_side)?;
     Ok((width as usize, height as usize))
 }

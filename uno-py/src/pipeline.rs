@@ -1,12 +1,15 @@
 //! The pipeline: loading it, and one generation.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use burn::tensor::{Device, FloatDType};
+use image::RgbImage;
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use uno_core::noise::NoiseSource;
+use uno_core::preview::LatentPreview;
 use uno_core::sampling::SequenceLength;
 use uno_core::weights::{Checkpoint, Storage};
 use uno_models::checkpoint::{CheckpointOptions, ModelType, Progress, discover, embedded};
@@ -223,6 +226,8 @@ pub(crate) struct Pipeline {
     text_tokens: usize,
     /// Whether the user gave a bound, or the model is large: then it is said what goes beyond the plan.
     minds_memory: bool,
+    /// How latents look; fitted when it is first asked for.
+    preview: OnceLock<LatentPreview>,
 }
 
 impl Pipeline {
@@ -283,7 +288,8 @@ impl Pipeline {
             let pipeline = load(&source, &options, watcher)?;
             let minds_memory = is_large || budget.is_some_and(|budget| budget != Budget::Auto);
             let text_tokens = source.text.t5_length;
-            Ok(Self { pipeline, info, device, plan, planned, text_tokens, minds_memory })
+            let preview = OnceLock::new();
+            Ok(Self { pipeline, info, device, plan, planned, text_tokens, minds_memory, preview })
         })
     }
 
@@ -328,6 +334,35 @@ impl Pipeline {
         let pictures = pictures.collect::<PyResult<_>>()?;
         let latents = convert::to_numpy(py, generation.latents)?;
         Ok((pictures, latents, settings, generation.notices, generation.seconds))
+    }
+
+    /// What latents `[1, C, h, w]` look like, uint8 `[h, w, 3]`: colours and places, without details.
+    fn preview<'py>(
+        &self,
+        py: Python<'py>,
+        latents: PyReadonlyArrayDyn<'py, f32>,
+    ) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
+        let latents = convert::to_tensor("latents", &latents, &self.device)?;
+        let pixels = py.detach(|| match self.preview.get() {
+            Some(preview) => preview.picture(latents),
+            None => {
+                let fitted = LatentPreview::fit(self.pipeline.codec(), &self.device)?;
+                self.preview.get_or_init(|| fitted).picture(latents)
+            }
+        });
+        let pixels = pixels.map_err(error::core)?;
+        let picture = RgbImage::from_raw(pixels.width as u32, pixels.height as u32, pixels.rgb);
+        let picture =
+            picture.ok_or_else(|| PyValueError::new_err("latents: got none, wanted [1, C, h, w]"))?;
+        convert::rgb_to_numpy(py, picture)
+    }
+
+    /// Width and height in pixels, longer sides of a single reference and of each of several, and guidance that the model was
+    /// made for.
+    #[getter]
+    fn defaults(&self) -> (usize, (u32, u32), f32) {
+        let Defaults { side, ref_sizes: [single, several], guidance } = self.pipeline.defaults();
+        (side, (single, several), guidance)
     }
 
     /// Kind of model, device and number format.

@@ -1,6 +1,7 @@
 //! What stays in memory, what is streamed, and how much that takes.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
@@ -126,6 +127,21 @@ impl Plan {
         geometry: &Geometry,
         budget: Budget,
     ) -> Result<Self> {
+        Self::make_beside(source, options, geometry, budget, measure::resident().unwrap_or(0))
+    }
+
+    /// The same for a process that takes `base` bytes beside the model. A program that has one loaded takes more at the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`make`](Self::make).
+    pub fn make_beside(
+        source: &ModelSource,
+        options: &PipelineOptions,
+        geometry: &Geometry,
+        budget: Budget,
+        base: u64,
+    ) -> Result<Self> {
         let on_cpu = is_cpu(&options.device);
         let (limit, budget_from) = match budget {
             Budget::Auto if !on_cpu => (u64::MAX, "all that the device has".to_owned()),
@@ -134,14 +150,14 @@ impl Plan {
         let mut merge_lora = options.merge_lora;
         if merge_lora == LoraMerge::Auto {
             // Merged weights are the compute format's; on a GPU that rounds them once more than LoRAs beside them.
-            let merged = Need::of(source, options, geometry, true)?;
+            let merged = Need::of(source, options, geometry, true, base)?;
             let fits = on_cpu
                 && !options.int8
                 && budget != Budget::Least
                 && merged.peak(merged.matrices, false, None) <= limit;
             merge_lora = LoraMerge::from(fits && source.has_lora());
         }
-        let need = Need::of(source, options, geometry, merge_lora.is_merged())?;
+        let need = Need::of(source, options, geometry, merge_lora.is_merged(), base)?;
         let mut plan = Self {
             on_cpu,
             budget: limit,
@@ -319,6 +335,7 @@ impl Need {
         options: &PipelineOptions,
         geometry: &Geometry,
         merge_lora: bool,
+        base: u64,
     ) -> Result<Self> {
         let flux = FluxConfig::detect(&source.dit)?;
         let t5 = T5Config::detect(&source.text.t5)?;
@@ -352,7 +369,7 @@ impl Need {
         };
         let encode = |&(width, height): &(usize, usize)| autoencoder.encode_peak_bytes(width, height) as u64;
         Ok(Self {
-            base: if on_cpu { measure::resident().unwrap_or(0) } else { 0 },
+            base: if on_cpu { base } else { 0 },
             matrices,
             once,
             stored,
@@ -510,8 +527,13 @@ fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[
     blocks * per_block + beside
 }
 
-/// How fast this machine multiplies, measured in a tenth of a second.
+/// How fast this machine multiplies, measured in a tenth of a second, once: later something else may be at work.
 fn products_per_second() -> f64 {
+    static RATE: OnceLock<f64> = OnceLock::new();
+    *RATE.get_or_init(measured_products_per_second)
+}
+
+fn measured_products_per_second() -> f64 {
     #[cfg(feature = "flex")]
     {
         let device = Device::flex();

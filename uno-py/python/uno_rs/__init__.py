@@ -22,6 +22,7 @@ from ._uno_rs import (
     __version__,
 )
 from .components import Transformer, noise, preprocess, schedule, unope_ids
+from .defaults import Defaults
 from .evaluation import Scorer
 from .output import UnoOutput, read_settings
 from .pipeline import UnoPipeline
@@ -33,6 +34,7 @@ __all__ = [
     "AutoEncoder",
     "CheckpointError",
     "ClipTokenizer",
+    "Defaults",
     "NonFiniteError",
     "STAGES",
     "Scorer",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _uno_rs
+from .defaults import Defaults
 from .output import UnoOutput
 from .pictures import raw, record
 from .progress import Progress
@@ -288,6 +289,28 @@ class UnoPipeline:
             generated = self._core.generate(arguments, on_event)
         return _output(generated, output_type)
 
+    def preview(self, latents: np.ndarray, *, height: int | None = None, width: int | None = None) -> np.ndarray:
+        """What latents look like without the decoder, uint8 `[H / 8, W / 8, 3]`: colours and places, no details.
+
+        `latents` are those of one picture: `[1, C, H / 8, W / 8]`, or packed as a callback gets them, `[1, tokens, 4 *
+        C]`, with the height and width of the picture as it is made. The first call takes longer: it fits the map from
+        latents to colours to the model.
+
+        Raises ValueError for other shapes.
+        """
+        import numpy as np
+
+        latents = np.asarray(latents, dtype=np.float32)
+        if latents.ndim == 3:
+            latents = _unpacked(latents, height, width)
+        return self._core.preview(latents)
+
+    @property
+    def defaults(self) -> Defaults:
+        """The settings that the model was made for; what a call does not give."""
+        side, ref_sizes, guidance = self._core.defaults
+        return Defaults(width=side, height=side, guidance_scale=guidance, ref_sizes=ref_sizes)
+
     @property
     def model_type(self) -> str:
         """flux-dev, flux-dev-fp8, flux-schnell or embedded."""
@@ -321,6 +344,20 @@ def _pictures(given: Any) -> list[Any]:
         return []
     single = isinstance(given, (str, os.PathLike, PIL.Image.Image)) or hasattr(given, "__array_interface__")
     return [given] if single else list(given)
+
+
+def _unpacked(latents: np.ndarray, height: int | None, width: int | None) -> np.ndarray:
+    """`[1, tokens, 4 * C]` to `[1, C, H / 8, W / 8]`: each token holds 2x2 places."""
+    if height is None or width is None:
+        raise ValueError(f"latents: got packed ones of shape {latents.shape} without height and width, wanted both")
+    n, tokens, features = latents.shape
+    rows, columns = height // 16, width // 16
+    if n != 1 or tokens != rows * columns or tokens == 0 or features % 4 != 0:
+        raise ValueError(
+            f"latents: got shape {latents.shape} for a picture of {width}x{height}, wanted (1, {rows * columns}, 4 * C)"
+        )
+    places = latents.reshape(1, rows, columns, features // 4, 2, 2).transpose(0, 3, 1, 4, 2, 5)
+    return places.reshape(1, features // 4, 2 * rows, 2 * columns)
 
 
 def _seeds(seed: int | Sequence[int], count: int, per_prompt: int) -> list[int]:

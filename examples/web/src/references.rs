@@ -1,0 +1,260 @@
+//! Reference pictures that were uploaded: files named by the SHA-256 of what is in them, for as long as they are of use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+use uno_models::output::write_atomically;
+use uno_models::picture::{DecodeOptions, Picture};
+use uno_models::preprocess::preprocess_ref;
+
+use crate::error::{ApiError, Result};
+use crate::job::{Reference, hex, is_hex, now};
+use crate::png::encode_png;
+use crate::store::Store;
+
+/// Most pixels of an upload: a photo of 64 megapixels takes 200 MB while it is decoded.
+const MAX_PIXELS: u64 = 1 << 26;
+/// How many are decoded at the same time.
+const DECODERS: usize = 2;
+/// How long a reference that no job has is kept.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often those are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// The references of one data folder.
+pub struct References {
+    folder: PathBuf,
+    store: Arc<Store>,
+    options: DecodeOptions,
+    decoders: Semaphore,
+    /// Held while files come or go, so that file and record of a reference are there together.
+    files: Mutex<()>,
+}
+
+impl References {
+    /// Those in the store's folder; uploads of up to so many bytes are taken.
+    pub fn new(store: Arc<Store>, max_bytes: u64) -> Self {
+        let mut options = DecodeOptions::default();
+        (options.max_pixels, options.max_bytes) = (MAX_PIXELS, max_bytes);
+        let folder = store.folder().join("references");
+        Self { folder, store, options, decoders: Semaphore::new(DECODERS), files: Mutex::default() }
+    }
+
+    /// Takes the bytes of a picture file.
+    ///
+    /// # Errors
+    ///
+    /// What is no picture, a damaged one, or one with too many pixels.
+    pub async fn add(self: &Arc<Self>, bytes: Bytes) -> Result<Reference> {
+        let this = self.clone();
+        self.decoding(move || this.add_blocking(&bytes)).await
+    }
+
+    fn add_blocking(&self, bytes: &[u8]) -> Result<Reference> {
+        let picture = Picture::from_bytes("in the body", bytes, &self.options)?;
+        let (width, height) = picture.size();
+        let reference = Reference { id: hex(&Sha256::digest(bytes)), width, height };
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path(&reference.id);
+        if !path.exists() {
+            write_atomically(&path, |file| file.write_all(bytes)).map_err(ApiError::internal)?;
+        }
+        self.store.insert_reference(&reference)?;
+        Ok(reference)
+    }
+
+    /// The record of a reference, which counts as used now.
+    ///
+    /// # Errors
+    ///
+    /// 404 if there is none of that name; the name may be anything.
+    pub fn find(&self, id: &str) -> Result<Reference> {
+        // Only what was made by `add` is ever part of a path.
+        let known = if is_hex(id, 64) { self.store.use_reference(id)? } else { None };
+        known.ok_or_else(|| ApiError::not_found("no such reference; upload it again"))
+    }
+
+    /// The file of a reference that [`find`](Self::find) or [`add`](Self::add) has given.
+    pub fn path(&self, id: &str) -> PathBuf {
+        self.folder.join(id)
+    }
+
+    /// Reads a reference that was found.
+    ///
+    /// # Errors
+    ///
+    /// A file that is gone or damaged.
+    pub fn open(&self, reference: &Reference) -> uno_models::Result<Picture> {
+        Picture::open(self.path(&reference.id), &self.options)
+    }
+
+    /// A reference as PNG, upright; or, with a longer side, as the model sees it.
+    ///
+    /// # Errors
+    ///
+    /// One so elongated that nothing is left of it.
+    pub async fn png(self: &Arc<Self>, reference: Reference, long_side: Option<u32>) -> Result<Vec<u8>> {
+        let this = self.clone();
+        self.decoding(move || {
+            let picture = this.open(&reference).map_err(ApiError::internal)?;
+            match long_side {
+                None => encode_png(&picture.to_rgb()).map_err(ApiError::internal),
+                Some(side) => encode_png(&preprocess_ref(&picture, side)?).map_err(ApiError::internal),
+            }
+        })
+        .await
+    }
+
+    /// Runs `f` on a thread that may block, at most a few at the same time.
+    async fn decoding<T: Send + 'static>(&self, f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let _permit = self.decoders.acquire().await.map_err(ApiError::internal)?;
+        tokio::task::spawn_blocking(f).await.map_err(ApiError::internal)?
+    }
+
+    /// Removes references that were of no use for a day.
+    pub fn sweep(&self) {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.store.forget_references(now() - KEPT.as_secs_f64()) {
+            Ok(forgotten) => {
+                for id in &forgotten {
+                    remove(&self.path(id));
+                }
+                if !forgotten.is_empty() {
+                    info!(count = forgotten.len(), "references that no job has were removed");
+                }
+            }
+            Err(error) => warn!("references cannot be looked through: {error}"),
+        }
+    }
+
+    /// Removes files without a record, which a server leaves that ends in the midst of an upload.
+    pub fn remove_strays(&self) -> rusqlite::Result<()> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_known = match name.to_str().filter(|name| is_hex(name, 64)) {
+                Some(id) => self.store.has_reference(id)?,
+                None => false,
+            };
+            if !is_known {
+                remove(&entry.path());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes references that are of no use any more, for as long as the program runs.
+pub async fn sweep_for_ever(references: Arc<References>) {
+    loop {
+        let this = references.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || this.sweep()).await {
+            warn!("references cannot be looked through: {error}");
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        warn!("{} cannot be removed: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use image::RgbImage;
+
+    use super::*;
+
+    fn references(folder: &Path) -> (Arc<Store>, Arc<References>) {
+        let store = Arc::new(Store::open(folder).unwrap());
+        (store.clone(), Arc::new(References::new(store, 1 << 20)))
+    }
+
+    fn png(width: u32, height: u32) -> Bytes {
+        encode_png(&RgbImage::from_pixel(width, height, image::Rgb([1, 2, 3]))).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn the_same_file_has_the_same_name_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, references) = references(folder.path());
+        let one = references.add(png(40, 30)).await.unwrap();
+        assert_eq!((one.width, one.height), (40, 30));
+        assert_eq!(references.add(png(40, 30)).await.unwrap(), one);
+        assert_ne!(references.add(png(40, 31)).await.unwrap().id, one.id);
+        assert_eq!(references.find(&one.id).unwrap(), one);
+        let whole = image::load_from_memory(&references.png(one.clone(), None).await.unwrap()).unwrap();
+        assert_eq!((whole.width(), whole.height()), (40, 30));
+        let seen = image::load_from_memory(&references.png(one, Some(64)).await.unwrap()).unwrap();
+        assert_eq!((seen.width(), seen.height()), (64, 48));
+    }
+
+    #[tokio::test]
+    async fn names_lead_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, references) = references(folder.path());
+        let one = references.add(png(16, 16)).await.unwrap();
+        let upper = one.id.to_uppercase();
+        let deeper = format!("{}/", one.id);
+        for id in [
+            "",
+            ".",
+            "..",
+            "../uno-web.sqlite",
+            "/etc/passwd",
+            "%2e%2e",
+            "a\0b",
+            &upper,
+            &deeper,
+            &one.id[1..],
+        ] {
+            assert_eq!(references.find(id).unwrap_err().status(), StatusCode::NOT_FOUND, "{id:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_picture_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, references) = references(folder.path());
+        let cut = png(40, 30).slice(..60);
+        for bytes in [Bytes::new(), Bytes::from_static(b"<svg/>"), cut] {
+            assert_eq!(references.add(bytes).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
+        }
+        assert!(!folder.path().join("references").exists());
+    }
+
+    #[tokio::test]
+    async fn elongated_pictures_are_refused_where_they_are_scaled() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, references) = references(folder.path());
+        let thin = references.add(png(1000, 1)).await.unwrap();
+        let error = references.png(thin, Some(128)).await.unwrap_err();
+        assert!(error.message().contains("elongated"), "{}", error.message());
+    }
+
+    #[tokio::test]
+    async fn files_without_a_record_are_removed_and_others_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, references) = references(folder.path());
+        let one = references.add(png(16, 16)).await.unwrap();
+        for stray in ["half-written", &"0".repeat(64)] {
+            fs::write(references.path(stray), "x").unwrap();
+        }
+        references.remove_strays().unwrap();
+        references.sweep();
+        assert_eq!(fs::read_dir(folder.path().join("references")).unwrap().count(), 1);
+        assert!(references.open(&one).is_ok());
+        assert_eq!(store.forget_references(f64::MAX).unwrap(), std::slice::from_ref(&one.id));
+        references.remove_strays().unwrap();
+        assert!(!references.path(&one.id).exists());
+    }
+}
