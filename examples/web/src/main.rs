@@ -1,4 +1,4 @@
-//! cargo run --release -p uno-web
+//! cargo run --release --bin uno-web
 //!
 //! A page, an HTTP API and a queue around one model. Without a model it serves the small one inside the program. `--help` lists
 //! the options, docs/serving.md describes the rest.

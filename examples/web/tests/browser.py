@@ -1,4 +1,4 @@
-"""Chromium for the tests of the page. Every page is watched: no errors on its console, and no request to anywhere else."""
+"""Chromium for the tests of the page. Every page is watched: no errors on its console, no request to anywhere else."""
 
 import base64
 import os
@@ -33,7 +33,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """`open_page(server, allow=[...], viewport=..., scheme=..., phone=False)`: the page of a server, in a context of its own.
+    """`open_page(server, allow=[...], viewport=..., scheme=..., phone=False)`: the page, in a context of its own.
 
     `allow` are patterns of console messages that the test provokes, such as a refused request.
     """
@@ -54,7 +54,7 @@ def open_page(chromium):
         return page
 
     yield open_page
-    for context, problems in contexts:
+    for context, _ in contexts:
         context.close()
     found = [problem for _, problems in contexts for problem in problems]
     assert not found, "\n".join(found)
@@ -82,7 +82,9 @@ def watch(context, url, allow):
 def ready(page: Page) -> None:
     """Waits until the page knows the model and its jobs."""
     expect(page.locator("#generate")).to_be_enabled()
-    page.locator("#welcome:not([hidden]), #stage:not([hidden]), #queue:not([hidden]), #history:not([hidden])").first.wait_for()
+    page.locator(
+        "#welcome:not([hidden]), #stage:not([hidden]), #queue:not([hidden]), #history:not([hidden])"
+    ).first.wait_for()
 
 
 def add_references(page: Page, *paths: Path) -> None:
@@ -145,7 +147,8 @@ def give_files(page: Page, kind: str, *paths: Path, type: str = "image/png") -> 
             const event = (name) => name === "paste"
                 ? new ClipboardEvent(name, { clipboardData: data, bubbles: true, cancelable: true })
                 : new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
-            for (const name of kind === "paste" ? ["paste"] : ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(event(name));
+            const names = kind === "paste" ? ["paste"] : ["dragenter", "dragover", "drop"];
+            for (const name of names) document.body.dispatchEvent(event(name));
         }""",
         [kind, files],
     )

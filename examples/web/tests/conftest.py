@@ -1,6 +1,7 @@
 """Servers for the tests: the built program, each on a free port of 127.0.0.1 with a data folder of its own.
 
-`cargo build --release -p uno-web` first; the program is looked for where cargo puts it (CARGO_TARGET_DIR, else target).
+`cargo build --release --bin uno-web` first; the program is looked for where cargo puts it (CARGO_TARGET_DIR, else
+target).
 """
 
 import json
@@ -35,9 +36,13 @@ class Server:
     def start(self):
         command = [PROGRAM, "--data", self.data, "--port", str(self.port), *self.args]
         environment = {name: value for name, value in os.environ.items() if name != "UNO_WEB_TOKEN"} | self.env
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         self.log = []
-        threading.Thread(target=lambda log, lines: log.extend(lines), args=(self.log, self.process.stderr), daemon=True).start()
+        threading.Thread(
+            target=lambda log, lines: log.extend(lines), args=(self.log, self.process.stderr), daemon=True
+        ).start()
         self.url = self.process.stdout.readline().strip()
         if not self.url:
             self.process.wait(PATIENCE)
@@ -73,11 +78,17 @@ class Server:
         return expect(self.client.get(path, params=params or None))
 
     def post(self, path, value=None):
-        answer = self.client.post(path, content=json.dumps(value), headers={"Content-Type": "application/json"}) if value is not None else self.client.post(path)
+        answer = (
+            self.client.post(path, content=json.dumps(value), headers={"Content-Type": "application/json"})
+            if value is not None
+            else self.client.post(path)
+        )
         return expect(answer)
 
     def upload(self, path):
-        return expect(self.client.post("/api/references", content=Path(path).read_bytes(), headers={"Content-Type": "image/png"}))
+        return expect(
+            self.client.post("/api/references", content=Path(path).read_bytes(), headers={"Content-Type": "image/png"})
+        )
 
     def job(self, prompt="a mug on a beach", **settings):
         """Puts a small job into the queue."""

@@ -1,7 +1,7 @@
-"""Makes the pictures of docs/serving.md: `python examples/web/tests/screenshots.py ADDRESS`, with a server that runs there.
+"""Makes the pictures of docs/serving.md: `python examples/web/tests/screenshots.py ADDRESS` of a server that runs.
 
-The history of that server should be empty: what is shown is made here. Large pictures are made smaller by pngquant (Debian's package
-of that name).
+The history of that server should be empty: what is shown is made here. Large pictures are made smaller by pngquant
+(Debian's package of that name).
 """
 
 import subprocess

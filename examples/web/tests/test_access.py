@@ -23,7 +23,12 @@ def test_nobody_gets_in_without_the_token(serve):
     for method, path in operations(server.get("/openapi.json")):
         real = re.sub(r"\{n\}", "0", re.sub(r"\{(id|name)\}", "0" * 32, path))
         seen.add(path)
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "open-sesame"}, {"Authorization": "Basic b3Blbi1zZXNhbWU6"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "open-sesame"},
+            {"Authorization": "Basic b3Blbi1zZXNhbWU6"},
+        ):
             answer = stranger.request(method, real, headers=headers)
             if path in OPEN:
                 assert answer.status_code == 200, path
@@ -61,7 +66,12 @@ def test_the_token_is_in_no_log(serve):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_other_machines_are_not_let_in_without_a_token(tmp_path, host):
-    run = subprocess.run([PROGRAM, "--host", host, "--port", "0", "--data", tmp_path / "data"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [PROGRAM, "--host", host, "--port", "0", "--data", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 1
     assert "UNO_WEB_TOKEN" in run.stderr
     assert not (tmp_path / "data").exists()
@@ -80,15 +90,38 @@ def test_further_names_are_let_in_where_they_are_given(serve):
     server = serve("--allow_host", "pictures.example.org", "--allow_host", "other.example.org")
     for host in ("pictures.example.org", "other.example.org:443"):
         headers = {"Host": host, "Origin": f"https://{host.split(':')[0]}"}
-        assert server.client.post("/api/jobs", json={"prompt": "", "width": 16, "height": 16, "num_steps": 1}, headers=headers).status_code == 202
+        assert (
+            server.client.post(
+                "/api/jobs", json={"prompt": "", "width": 16, "height": 16, "num_steps": 1}, headers=headers
+            ).status_code
+            == 202
+        )
 
 
 def test_pages_of_other_sites_are_refused(shared):
-    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"}, {"Sec-Fetch-Site": "cross-site"}):
-        for method, path in (("POST", "/api/jobs"), ("GET", "/api/model"), ("DELETE", f"/api/jobs/{'0' * 32}"), ("POST", "/v1/images/generations")):
-            assert shared.client.request(method, path, json={"prompt": ""}, headers=headers).status_code == 403, (headers, path)
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        for method, path in (
+            ("POST", "/api/jobs"),
+            ("GET", "/api/model"),
+            ("DELETE", f"/api/jobs/{'0' * 32}"),
+            ("POST", "/v1/images/generations"),
+        ):
+            assert shared.client.request(method, path, json={"prompt": ""}, headers=headers).status_code == 403, (
+                headers,
+                path,
+            )
     own = {"Origin": shared.url, "Sec-Fetch-Site": "same-origin"}
-    assert shared.client.post("/api/references", content=(ROOT / "examples/assets/mug.png").read_bytes(), headers=own).status_code == 201
+    assert (
+        shared.client.post(
+            "/api/references", content=(ROOT / "examples/assets/mug.png").read_bytes(), headers=own
+        ).status_code
+        == 201
+    )
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     assert shared.client.get("/", headers=link).status_code == 200
 
@@ -105,7 +138,12 @@ def test_answers_tell_browsers_to_be_careful(shared):
 
 
 def test_other_methods_are_refused_with_those_that_are_wanted(shared):
-    for method, path, allowed in (("PUT", "/api/jobs", {"GET", "HEAD", "POST"}), ("DELETE", "/api/model", {"GET", "HEAD"}), ("GET", "/v1/images/edits", {"POST"}), ("POST", "/app.js", {"GET", "HEAD"})):
+    for method, path, allowed in (
+        ("PUT", "/api/jobs", {"GET", "HEAD", "POST"}),
+        ("DELETE", "/api/model", {"GET", "HEAD"}),
+        ("GET", "/v1/images/edits", {"POST"}),
+        ("POST", "/app.js", {"GET", "HEAD"}),
+    ):
         answer = shared.client.request(method, path)
         assert (answer.status_code, answer.json()["error"]["type"]) == (405, "invalid_request_error"), path
         assert {name.strip() for name in answer.headers["allow"].split(",")} == allowed
@@ -156,6 +194,12 @@ def test_health_and_metrics_are_told(shared):
     shared.ended(shared.job())
     answer = shared.client.get("/metrics")
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    for name in ("uno_web_jobs_total{end=\"done\"}", "uno_web_jobs_waiting", "uno_web_picture_seconds_count", "uno_web_step_seconds_sum", "uno_web_resident_memory_bytes"):
+    for name in (
+        'uno_web_jobs_total{end="done"}',
+        "uno_web_jobs_waiting",
+        "uno_web_picture_seconds_count",
+        "uno_web_step_seconds_sum",
+        "uno_web_resident_memory_bytes",
+    ):
         assert name in answer.text, name
     assert '"/api/jobs/{id}"' in answer.text and "0000" not in answer.text.split("path=")[1]

@@ -28,15 +28,37 @@ def events_of(stream):
 
 def test_a_job_becomes_pictures_with_their_settings_inside(server):
     reference = server.upload(MUG)
-    answer = server.client.post("/api/jobs", json={"prompt": "a mug", "references": [reference["id"]], "width": 48, "height": 32, "num_steps": 2, "seed": 7, "num_images": 2})
+    answer = server.client.post(
+        "/api/jobs",
+        json={
+            "prompt": "a mug",
+            "references": [reference["id"]],
+            "width": 48,
+            "height": 32,
+            "num_steps": 2,
+            "seed": 7,
+            "num_images": 2,
+        },
+    )
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/api/jobs/{job['id']}"
     assert (job["state"], job["position"], job["pictures"]) == ("queued", 0, [])
     assert job["settings"] == {
-        "prompt": "a mug", "references": [reference], "width": 48, "height": 32, "num_steps": 2, "guidance": 4.0, "seed": 7, "num_images": 2,
-        "ref_size": 128, "pe": "d", "lora_scale": 1.0, "loras": [], "memory": "auto",
-    }  # fmt: skip
+        "prompt": "a mug",
+        "references": [reference],
+        "width": 48,
+        "height": 32,
+        "num_steps": 2,
+        "guidance": 4.0,
+        "seed": 7,
+        "num_images": 2,
+        "ref_size": 128,
+        "pe": "d",
+        "lora_scale": 1.0,
+        "loras": [],
+        "memory": "auto",
+    }
     job = server.ended(job)
     assert (job["state"], job["position"], job["progress"], job["error"]) == ("done", None, None, None)
     assert job["created"] <= job["started"] <= job["finished"]
@@ -114,7 +136,21 @@ def test_a_size_with_too_many_pixels_is_refused(serve):
     assert "8192 pixels in all, wanted at most 4096" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b'"x"', b'{"prompt": "\xff"}', b"{}", b"[" * 100_000, b'{"prompt": "", "prompt": ""}', b'{"prompt": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'"x"',
+        b'{"prompt": "\xff"}',
+        b"{}",
+        b"[" * 100_000,
+        b'{"prompt": "", "prompt": ""}',
+        b'{"prompt": "\\ud800"}',
+    ],
+)
 def test_what_is_no_json_object_is_refused(shared, body):
     answer = shared.client.post("/api/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
@@ -148,7 +184,9 @@ def test_jobs_wait_in_their_order(server):
 
 
 def test_a_cancelled_job_keeps_its_finished_pictures(server):
-    job = server.until(server.job(**LONG | {"width": 128, "height": 128, "num_steps": 30}), lambda job: len(job["pictures"]) == 1)
+    job = server.until(
+        server.job(**LONG | {"width": 128, "height": 128, "num_steps": 30}), lambda job: len(job["pictures"]) == 1
+    )
     server.post(f"/api/jobs/{job['id']}/cancel")
     job = server.ended(job)
     assert job["state"] == "cancelled"
@@ -191,7 +229,16 @@ def test_jobs_are_listed_in_pages(server):
             break
         last = newest_first[-1]
     assert newest_first == ids[::-1]
-    for query in ("limit=0", "limit=201", "limit=x", "limit=-1", "before=x", f"before={'0' * 32}", "unknown=1", "limit=1&limit=2"):
+    for query in (
+        "limit=0",
+        "limit=201",
+        "limit=x",
+        "limit=-1",
+        "before=x",
+        f"before={'0' * 32}",
+        "unknown=1",
+        "limit=1&limit=2",
+    ):
         answer = server.client.get(f"/api/jobs?{query}")
         assert answer.status_code == 400, query
         assert answer.json()["error"]["param"] == query.split("=")[0], query
@@ -225,7 +272,11 @@ def test_events_tell_the_whole_story_of_a_job(server):
     jobs = [data for name, data in everything if name == "job"]
     assert jobs[0] == job
     states = [job["state"] for job in jobs]
-    assert sorted(states, key=["queued", "running", "done"].index) == states and set(states) == {"queued", "running", "done"}
+    assert sorted(states, key=["queued", "running", "done"].index) == states and set(states) == {
+        "queued",
+        "running",
+        "done",
+    }
     progress = [job["progress"] for job in jobs if job["progress"]]
     fractions = [p["fraction"] for p in progress]
     assert fractions == sorted(fractions) and 0 <= fractions[0] <= fractions[-1] <= 1
@@ -283,6 +334,9 @@ def test_the_lora_scale_of_a_job_is_used(shared):
 
 
 def test_memory_can_be_chosen_and_changes_nothing_else(shared):
-    png = [shared.client.get(shared.ended(shared.job(seed=4, memory=memory))["pictures"][0]["url"]).content for memory in ("auto", "least")]
+    png = [
+        shared.client.get(shared.ended(shared.job(seed=4, memory=memory))["pictures"][0]["url"]).content
+        for memory in ("auto", "least")
+    ]
     first, second = (Image.open(io.BytesIO(bytes)).tobytes() for bytes in png)
     assert first == second

@@ -53,6 +53,7 @@ def test_200_requests_are_all_taken_or_told_to_come_back(serve, queue):
 
 def test_slow_clients_stop_nobody(server):
     """Heads and bodies that never end, and answers that nobody reads."""
+
     def connect(request):
         connection = socket.create_connection(("127.0.0.1", server.port))
         connection.sendall(request.encode())
@@ -87,10 +88,18 @@ def test_more_connections_than_are_taken_wait_for_their_turn(server):
 
 
 def test_requests_that_are_none_are_refused(server):
-    for request in (b"\0" * 100, b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                    b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\nzz\r\n",
-                    b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
-                    b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 1000 + b"\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"):  # fmt: skip
+    job = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    for request in (
+        b"\0" * 100,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        job + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        job + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.settimeout(PATIENCE)
             connection.sendall(request)
@@ -147,12 +156,21 @@ def test_memory_stays_as_it_is(server):
 def test_connections_go_on_after_answers_that_came_before_the_end_of_a_body(server):
     head = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\nOrigin: {}\r\nContent-Length: {}\r\n\r\n"
     body = b"x" * 300_000
-    cases = [("/api/jobs", "application/json", "http://evil.example", 403), ("/nowhere", "text/plain", server.url, 404), ("/api/model", "text/plain", server.url, 405),
-             ("/api/jobs", "text/plain", server.url, 415), ("/api/jobs", "application/json", server.url, 413)]  # fmt: skip
+    cases = [
+        ("/api/jobs", "application/json", "http://evil.example", 403),
+        ("/nowhere", "text/plain", server.url, 404),
+        ("/api/model", "text/plain", server.url, 405),
+        ("/api/jobs", "text/plain", server.url, 415),
+        ("/api/jobs", "application/json", server.url, 413),
+    ]
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.settimeout(PATIENCE)
         for path, kind, origin, status in cases:
-            connection.sendall(head.format(path, kind, origin.replace("127.0.0.1", "localhost"), len(body)).replace("Host: localhost", f"Host: localhost:{server.port}").encode())
+            connection.sendall(
+                head.format(path, kind, origin.replace("127.0.0.1", "localhost"), len(body))
+                .replace("Host: localhost", f"Host: localhost:{server.port}")
+                .encode()
+            )
             answer = connection.recv(65536)
             assert int(answer.split()[1]) == status, answer
             connection.sendall(body)

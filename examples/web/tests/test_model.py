@@ -21,7 +21,10 @@ def made(server, **settings):
 
 def test_loras_are_chosen_by_name(serve):
     server = serve("--add_lora", f"style={LORA}@0.5", "--add_lora", f"second style={LORA}")
-    assert server.get("/api/model")["loras"] == [{"name": "style", "scale": 0.5}, {"name": "second style", "scale": 1.0}]
+    assert server.get("/api/model")["loras"] == [
+        {"name": "style", "scale": 0.5},
+        {"name": "second style", "scale": 1.0},
+    ]
     usual, inside = made(server)
     assert inside["add_lora_scales"] == [0.5, 1.0]
     none, inside = made(server, loras=[])
@@ -36,14 +39,20 @@ def test_loras_are_chosen_by_name(serve):
     off, inside = made(server, loras=[{"name": "style", "scale": 0}])
     assert "add_lora_scales" not in inside
     assert off == none
-    for loras, param in (([{"name": "stile"}], "loras[0].name"), ([{"name": "style", "scale": 11}], "loras[0].scale"), ([{"name": "style"}, {"name": "style"}], "loras[1].name")):
+    for loras, param in (
+        ([{"name": "stile"}], "loras[0].name"),
+        ([{"name": "style", "scale": 11}], "loras[0].scale"),
+        ([{"name": "style"}, {"name": "style"}], "loras[1].name"),
+    ):
         answer = server.client.post("/api/jobs", json={"prompt": "", "loras": loras})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
 def test_a_job_whose_lora_is_gone_after_a_restart_fails_and_says_so(serve):
     server = serve("--add_lora", f"style={LORA}", "--grace", "0")
-    long = server.until(server.job(width=512, height=512, num_steps=100, loras=[]), lambda job: job["state"] == "running")
+    long = server.until(
+        server.job(width=512, height=512, num_steps=100, loras=[]), lambda job: job["state"] == "running"
+    )
     waiting = server.job(loras=[{"name": "style"}])
     server.stop()
     server.args = ["--grace", "0"]

@@ -25,7 +25,9 @@ def opened(image):
 
 
 def test_pictures_are_generated(client, shared):
-    answer = client.images.generate(prompt="a mug on a beach", n=2, size="48x32", extra_body={"num_steps": 2, "seed": 11, "guidance": 3.0})
+    answer = client.images.generate(
+        prompt="a mug on a beach", n=2, size="48x32", extra_body={"num_steps": 2, "seed": 11, "guidance": 3.0}
+    )
     pictures = [opened(image) for image in answer.data]
     assert [picture.size for picture in pictures] == [(48, 32)] * 2
     inside = [json.loads(picture.text["uno"]) for picture in pictures]
@@ -37,7 +39,9 @@ def test_pictures_are_generated(client, shared):
 
 def test_pictures_are_edited(client):
     with MUG.open("rb") as mug, ROBOT.open("rb") as robot:
-        answer = client.images.edit(image=[mug, robot], prompt="a robot and a mug", size="32x32", extra_body={"num_steps": 2, "seed": 1})
+        answer = client.images.edit(
+            image=[mug, robot], prompt="a robot and a mug", size="32x32", extra_body={"num_steps": 2, "seed": 1}
+        )
     inside = json.loads(opened(answer.data[0]).text["uno"])
     assert len(inside["references"]) == 2
     with MUG.open("rb") as mug:
@@ -54,18 +58,37 @@ def test_addresses_lead_to_the_pictures(client, shared):
 def test_the_model_is_listed_and_may_be_named(client):
     names = [model.id for model in client.models.list()]
     assert names == ["uno-tiny"]
-    client.images.generate(prompt="", model=names[0], size="16x16", quality="auto", background="opaque", output_format="png", user="me", extra_body={"num_steps": 1})
+    client.images.generate(
+        prompt="",
+        model=names[0],
+        size="16x16",
+        quality="auto",
+        background="opaque",
+        output_format="png",
+        user="me",
+        extra_body={"num_steps": 1},
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"model": "gpt-image-1"}, "model"), ({"size": "1000x1000"}, "size"), ({"size": "large"}, "size"), ({"n": 0}, "n"), ({"n": 100}, "n"),
-        ({"quality": "hd"}, "quality"), ({"background": "transparent"}, "background"), ({"output_format": "webp"}, "output_format"),
-        ({"moderation": "low"}, "moderation"), ({"stream": True}, "stream"), ({"extra_body": {"seed": -1}}, "seed"),
-        ({"extra_body": {"num_steps": 1000}}, "num_steps"), ({"extra_body": {"negative_prompt": "x"}}, "negative_prompt"), ({"prompt": "x" * 5000}, "prompt"),
+        ({"model": "gpt-image-1"}, "model"),
+        ({"size": "1000x1000"}, "size"),
+        ({"size": "large"}, "size"),
+        ({"n": 0}, "n"),
+        ({"n": 100}, "n"),
+        ({"quality": "hd"}, "quality"),
+        ({"background": "transparent"}, "background"),
+        ({"output_format": "webp"}, "output_format"),
+        ({"moderation": "low"}, "moderation"),
+        ({"stream": True}, "stream"),
+        ({"extra_body": {"seed": -1}}, "seed"),
+        ({"extra_body": {"num_steps": 1000}}, "num_steps"),
+        ({"extra_body": {"negative_prompt": "x"}}, "negative_prompt"),
+        ({"prompt": "x" * 5000}, "prompt"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_meaning_is_refused(client, options, param):
     with pytest.raises(openai.BadRequestError) as refused:
         client.images.generate(**{"prompt": "a mug"} | options)
@@ -88,15 +111,28 @@ def test_edits_want_pictures_and_no_mask(client, shared):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"--x", b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=prompt\r\n\r\na", b"--y\r\n\r\n--y--", b"--x--", b"\0" * 10_000,
-     b"--x\r\nContent-Disposition: form-data\r\n\r\nnameless\r\n--x--"],
-)  # fmt: skip
+    [
+        b"",
+        b"--x",
+        b"--x\r\n",
+        b"--x\r\nContent-Disposition: form-data; name=prompt\r\n\r\na",
+        b"--y\r\n\r\n--y--",
+        b"--x--",
+        b"\0" * 10_000,
+        b"--x\r\nContent-Disposition: form-data\r\n\r\nnameless\r\n--x--",
+    ],
+)
 def test_broken_forms_are_refused(shared, body):
-    answer = shared.client.post("/v1/images/edits", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    answer = shared.client.post(
+        "/v1/images/edits", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
     assert answer.status_code == 400, answer.text
     answer = shared.client.post("/v1/images/edits", content=body, headers={"Content-Type": "multipart/form-data"})
     assert answer.status_code == 400, answer.text
-    assert shared.client.post("/v1/images/edits", content=body, headers={"Content-Type": "application/json"}).status_code == 415
+    assert (
+        shared.client.post("/v1/images/edits", content=body, headers={"Content-Type": "application/json"}).status_code
+        == 415
+    )
 
 
 def test_a_form_with_too_much_in_it_is_refused(serve):
@@ -108,7 +144,8 @@ def test_a_form_with_too_much_in_it_is_refused(serve):
 
 def test_who_hangs_up_no_longer_waits(server):
     body = json.dumps({"prompt": "nobody waits for it", "size": "512x512", "n": 4, "num_steps": 100})
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     connections = []
     for _ in range(2):
         connections.append(socket.create_connection(("127.0.0.1", server.port)))

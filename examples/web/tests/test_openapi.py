@@ -29,7 +29,13 @@ def test_answers_are_as_the_document_says(shared, subtests, mode):
             strategy = operation.as_strategy(generation_mode=mode)
 
             @given(case=strategy)
-            @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+            @settings(
+                max_examples=EXAMPLES,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                derandomize=True,
+                database=None,
+            )
             def answers(case):
                 case.call_and_validate(excluded_checks=EXCLUDED, timeout=PATIENCE)
 

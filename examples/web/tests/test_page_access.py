@@ -112,7 +112,8 @@ def test_on_a_phone_the_button_is_at_hand_and_targets_are_large(server, open_pag
     page.locator("#jump").click()
     expect(page.locator("#prompt")).to_be_in_viewport()
     small = page.evaluate(
-        """() => [...document.querySelectorAll("button, summary, .segment, .add, select, textarea, input[type=number], input[type=text]")]
+        """() => [...document.querySelectorAll(
+                "button, summary, .segment, .add, select, textarea, input[type=number], input[type=text]")]
             .filter((e) => e.checkVisibility() && !e.closest("dialog:not([open])"))
             .map((e) => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
             .filter(([, box]) => box.width < 44 || box.height < 44)

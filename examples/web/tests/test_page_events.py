@@ -20,7 +20,10 @@ CASES = [
     ("data: one\n\n", [["message", "one"]]),
     ("event: job\ndata: {}\n\n", [["job", "{}"]]),
     ("data: YHOO\ndata: +2\ndata: 10\n\n", [["message", "YHOO\n+2\n10"]]),
-    (": a comment\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n", [["message", "first"], ["message", "second"]]),
+    (
+        ": a comment\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n",
+        [["message", "first"], ["message", "second"]],
+    ),
     ("data\n\ndata\ndata\n\ndata:", [["message", ""], ["message", "\n"]]),
     ("data:test\n\ndata: test\n\n", [["message", "test"], ["message", "test"]]),
     ("event: nothing\n\ndata: x\n\n", [["message", "x"]]),

@@ -223,7 +223,13 @@ def test_an_example_fills_the_form(server, open_page):
 
 def test_what_does_not_fit_into_memory_is_said_before_it_is_asked_for(server, open_page):
     page = open_page(server)
-    plan = {"memory": "auto", "budget_bytes": 6 << 30, "peak_bytes": None, "fits": False, "text": "denoising takes 9 GiB"}
+    plan = {
+        "memory": "auto",
+        "budget_bytes": 6 << 30,
+        "peak_bytes": None,
+        "fits": False,
+        "text": "denoising takes 9 GiB",
+    }
     page.route("**/api/plan?**", lambda route: route.fulfill(json=plan))
     page.locator("#ratios label", has_text="16:9").click()
     expect(page.locator("#plan-warning")).to_have_text("This does not fit into memory: denoising takes 9 GiB")

@@ -46,12 +46,28 @@ def test_photos_are_turned_upright(shared):
 
 def test_previews_are_what_the_model_will_see(shared):
     reference = upload(shared, encoded("PNG", (640, 360))).json()
-    for query, size in [("", (128, 64)), ("?count=2", (80, 32)), ("?count=2&ref_size=320", (320, 176)), ("?ref_size=64", (64, 32))]:
+    for query, size in [
+        ("", (128, 64)),
+        ("?count=2", (80, 32)),
+        ("?count=2&ref_size=320", (320, 176)),
+        ("?ref_size=64", (64, 32)),
+    ]:
         answer = shared.client.get(f"/api/references/{reference['id']}/preview{query}")
         assert Image.open(io.BytesIO(answer.content)).size == size, query
-        again = shared.client.get(f"/api/references/{reference['id']}/preview{query}", headers={"If-None-Match": answer.headers["etag"]})
+        again = shared.client.get(
+            f"/api/references/{reference['id']}/preview{query}", headers={"If-None-Match": answer.headers["etag"]}
+        )
         assert again.status_code == 304
-    for query in ("count=0", "count=5", "count=x", "ref_size=0", "ref_size=15", "ref_size=5000", "ref_size=-1", "size=1"):
+    for query in (
+        "count=0",
+        "count=5",
+        "count=x",
+        "ref_size=0",
+        "ref_size=15",
+        "ref_size=5000",
+        "ref_size=-1",
+        "size=1",
+    ):
         answer = shared.client.get(f"/api/references/{reference['id']}/preview?{query}")
         assert answer.status_code == 400, query
         assert answer.json()["error"]["param"] == query.split("=")[0], query
@@ -71,7 +87,16 @@ def test_what_is_no_picture_is_refused(shared):
     good = encoded("PNG")
     bomb = bytearray(good)
     bomb[16:24] = (30_000).to_bytes(4) * 2
-    for content in (b"", b"<svg/>", b"\x89PNG\r\n\x1a\n", good[:60], b"\0" * 1000, bytes(bomb), b"GIF89a", b"RIFF\xff\xff\xff\xffWEBP"):
+    for content in (
+        b"",
+        b"<svg/>",
+        b"\x89PNG\r\n\x1a\n",
+        good[:60],
+        b"\0" * 1000,
+        bytes(bomb),
+        b"GIF89a",
+        b"RIFF\xff\xff\xff\xffWEBP",
+    ):
         answer = upload(shared, content)
         assert answer.status_code == 400, content[:20]
         assert "picture" in answer.json()["error"]["message"]
@@ -99,12 +124,37 @@ def test_a_huge_upload_is_refused_and_the_answer_arrives(shared):
 @pytest.mark.parametrize(
     "name",
     [
-        "..", "../uno-web.sqlite", "%2e%2e%2funo-web.sqlite", "..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", "x" * 64, "A" * 64, "0" * 63, "0" * 64, "0" * 65,
-        "%00", "%ff", "%c0%ae%c0%ae", "0" * 62 + "%0a", ".", "con", "0" * 64 + "%00.png", "..%5c..%5cuno-web.sqlite", "*", "?", "%",
+        "..",
+        "../uno-web.sqlite",
+        "%2e%2e%2funo-web.sqlite",
+        "..%2f..%2fetc%2fpasswd",
+        "%2fetc%2fpasswd",
+        "x" * 64,
+        "A" * 64,
+        "0" * 63,
+        "0" * 64,
+        "0" * 65,
+        "%00",
+        "%ff",
+        "%c0%ae%c0%ae",
+        "0" * 62 + "%0a",
+        ".",
+        "con",
+        "0" * 64 + "%00.png",
+        "..%5c..%5cuno-web.sqlite",
+        "*",
+        "?",
+        "%",
     ],
-)  # fmt: skip
+)
 def test_names_lead_nowhere_else(shared, name):
-    for path in (f"/api/references/{name}", f"/api/references/{name}/preview", f"/api/jobs/{name}", f"/api/jobs/{name}/pictures/0", f"/examples/{name}"):
+    for path in (
+        f"/api/references/{name}",
+        f"/api/references/{name}/preview",
+        f"/api/jobs/{name}",
+        f"/api/jobs/{name}/pictures/0",
+        f"/examples/{name}",
+    ):
         # Sent as it is: clients would tidy it up.
         with socket.create_connection(("127.0.0.1", shared.port)) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
@@ -125,7 +175,9 @@ def test_uploads_survive_a_restart(server):
 
 
 def test_half_an_upload_leaves_nothing(server):
-    head = "POST /api/references HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    head = (
+        "POST /api/references HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100000\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + MUG.read_bytes()[:1000])
     assert server.get("/api/jobs") == {"jobs": [], "more": False}

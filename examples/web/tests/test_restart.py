@@ -45,7 +45,9 @@ def test_a_crash_loses_nothing_and_does_nothing_twice(server):
         assert stamp(path) == seen, path
     assert len(list(folder.rglob("*.png"))) == 1 + 4 + 3
     # What the job would have made in one go.
-    again = server.ended(server.job("under way", references=[reference], width=128, height=128, num_steps=12, num_images=4, seed=5))
+    again = server.ended(
+        server.job("under way", references=[reference], width=128, height=128, num_steps=12, num_images=4, seed=5)
+    )
     for one, other in zip(ended[0]["pictures"], again["pictures"], strict=True):
         assert server.client.get(one["url"]).content == server.client.get(other["url"]).content
 
@@ -76,7 +78,9 @@ def test_the_history_survives_many_crashes(server):
 
 def test_a_stop_lets_the_picture_under_way_be_finished(serve):
     server = serve("--grace", PATIENCE)
-    job = server.until(server.job(width=64, height=64, num_steps=20, num_images=4), lambda job: job["state"] == "running")
+    job = server.until(
+        server.job(width=64, height=64, num_steps=20, num_images=4), lambda job: job["state"] == "running"
+    )
     server.signal(signal.SIGTERM)
     # It still answers, and takes nothing more.
     while server.client.get("/health").status_code == 200:
@@ -132,7 +136,11 @@ def test_a_second_signal_ends_the_server_at_once(serve):
 def test_clients_that_wait_are_told_that_the_server_stops(serve):
     server = serve("--grace", "0")
     answers = []
-    ask = lambda: answers.append(server.client.post("/v1/images/generations", json={"prompt": "", "size": "512x512", "num_steps": 100}))  # noqa: E731
+
+    def ask():
+        settings = {"prompt": "", "size": "512x512", "num_steps": 100}
+        answers.append(server.client.post("/v1/images/generations", json=settings))
+
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -153,7 +161,9 @@ def test_a_second_server_on_the_same_folder_is_refused(server, serve):
 
 
 def test_a_port_that_is_taken_is_told(server, tmp_path):
-    run = subprocess.run([PROGRAM, "--port", str(server.port), "--data", tmp_path / "other"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [PROGRAM, "--port", str(server.port), "--data", tmp_path / "other"], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 1 and "--port" in run.stderr
     assert not (tmp_path / "other").exists()
 
@@ -175,6 +185,11 @@ def test_data_is_for_its_owner_alone(server):
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path):
-    run = subprocess.run([PROGRAM, "--model", tmp_path / "nowhere", "--port", "0", "--data", tmp_path / "data"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [PROGRAM, "--model", tmp_path / "nowhere", "--port", "0", "--data", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 1
     assert "nowhere" in run.stderr and "panick" not in run.stderr
