@@ -78,9 +78,8 @@ def test_the_history_survives_many_crashes(server):
 
 def test_a_stop_lets_the_picture_under_way_be_finished(serve):
     server = serve("--grace", PATIENCE)
-    job = server.until(
-        server.job(width=64, height=64, num_steps=20, num_images=4), lambda job: job["state"] == "running"
-    )
+    job = server.job(width=64, height=64, num_steps=20, num_images=4)
+    server.until(job, lambda job: job["progress"] and job["progress"]["step"])
     server.signal(signal.SIGTERM)
     # It still answers, and takes nothing more.
     while server.client.get("/health").status_code == 200:
