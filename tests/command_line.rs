@@ -69,7 +69,7 @@ fn options_have_underscores_or_dashes_and_values_after_a_space_or_an_equals_sign
 
 #[test]
 fn the_embedded_model_says_that_it_is_no_real_one() {
-    let desk = Desk::with_model();
+    let desk = Desk::with_copy_of("uno-tiny");
     let run = desk.made("").says("No model was named").says("--model DIR").says("--download").says("licence");
     assert_eq!(run.stdout.lines().count(), 1);
     assert!(run.stdout.starts_with("out/0_0.png"), "{}", run.stdout);

@@ -1,14 +1,15 @@
 //! The small model inside the program, for trying things out without a download.
 //!
-//! Its weights are random (made by `tests/reference/make_tiny_model.py`): pictures are patterns that change with prompt, seed
-//! and references, not pictures of anything.
+//! It is uno-tiny: trained on rendered pictures of a small world, with the code of this repository (docs/uno-tiny.md). It knows
+//! eight kinds of subjects in six scenes, and takes colours and patterns from references.
 
-use uno_core::text::{ClipTokenizer, T5_LENGTH, T5Tokenizer};
+use uno_core::text::{ClipTokenizer, T5Tokenizer};
 use uno_core::weights::Checkpoint;
 
 use crate::components::{ModelSource, TextSource};
 use crate::error::Result;
 use crate::output::FileRecord;
+use crate::tiny::base::T5_TOKENS;
 
 /// [`ModelSource::model_type`] of the embedded model.
 pub const EMBEDDED: &str = "embedded";
@@ -16,7 +17,7 @@ pub const EMBEDDED: &str = "embedded";
 /// A file of the embedded model: its bytes are part of the program.
 macro_rules! embedded {
     ($name:literal) => {
-        include_bytes!(concat!("../../assets/tiny/", $name)).as_slice()
+        include_bytes!(concat!("../../assets/uno-tiny/", $name)).as_slice()
     };
 }
 
@@ -40,7 +41,7 @@ pub fn embedded() -> Result<ModelSource> {
         text: TextSource {
             t5: open("t5/model.safetensors", embedded!("t5/model.safetensors"))?,
             clip: open("clip/model.safetensors", embedded!("clip/model.safetensors"))?,
-            t5_length: T5_LENGTH,
+            t5_length: T5_TOKENS,
             clip_config: Some(embedded!("clip/config.json").to_vec()),
             t5_tokenizer: T5Tokenizer::from_spiece_bytes(
                 "embedded/t5/spiece.model",

@@ -56,7 +56,7 @@ class UnoPipeline:
     ) -> UnoPipeline:
         """Loads a model folder, or `"bytedance-research/UNO"` and what it needs of FLUX.1 from the Hugging Face hub.
 
-        Without either it is the small model inside the package: random weights, for trying things out.
+        Without either it is uno-tiny, the small model inside the package: eight kinds of subjects in six scenes.
 
         `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`).
         `dtype` is float32, bfloat16 or float16; by default what suits the device. `model_type` is flux-dev,
