@@ -40,13 +40,12 @@ class Server:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         self.log = []
-        threading.Thread(
-            target=lambda log, lines: log.extend(lines), args=(self.log, self.process.stderr), daemon=True
-        ).start()
+        reader = threading.Thread(target=self.log.extend, args=(self.process.stderr,), daemon=True)
+        reader.start()
         self.url = self.process.stdout.readline().strip()
         if not self.url:
             self.process.wait(PATIENCE)
-            time.sleep(0.2)
+            reader.join(PATIENCE)
             raise RuntimeError(f"the server did not start: {''.join(self.log)}")
         self.port = int(self.url.rsplit(":", 1)[1])
         token = self.args[self.args.index("--token") + 1] if "--token" in self.args else self.env.get("UNO_WEB_TOKEN")
