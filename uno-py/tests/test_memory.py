@@ -143,8 +143,8 @@ def test_a_request_beyond_the_plan_is_made_and_it_is_said(capsys: pytest.Capture
 # LoRAs
 
 
-def style_lora(width: int = 64, block: int = 1) -> dict[str, np.ndarray]:
-    """A LoRA with kohya's names for one layer."""
+def style_lora(width: int = 160, block: int = 0) -> dict[str, np.ndarray]:
+    """A LoRA with kohya's names for one layer, of uno-tiny unless another width is given."""
     rng = np.random.default_rng(5)
     layer = f"lora_unet_double_blocks_{block}_img_attn_proj"
     return {
@@ -183,7 +183,7 @@ def test_settings_name_further_loras_and_whether_they_are_merged(tmp_path: Path)
 
 
 def test_loras_may_be_given_to_single_files_too(tmp_path: Path) -> None:
-    file = write_safetensors(tmp_path / "style.safetensors", style_lora())
+    file = write_safetensors(tmp_path / "style.safetensors", style_lora(width=64))
     made = UnoPipeline.from_files(
         dit=TINY / "flux1-dev.safetensors",
         ae=TINY / "ae.safetensors",
