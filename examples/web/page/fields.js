@@ -4,9 +4,11 @@ import { byId, showText } from "./dom.js";
 
 /** A value of the form that cannot be sent. */
 export class FieldError extends Error {
-  constructor(param, message) {
+  constructor(param, message, input = null) {
     super(message);
     this.param = param;
+    // Which one, of a field with several.
+    this.input = input;
   }
 }
 
@@ -22,8 +24,8 @@ const inputOf = (field) =>
   document.querySelector(`[name="${field}"]:checked`) ??
   byId(`error-${field}`).parentElement.querySelector("input");
 
-/** Shows a message at its field, and goes there; without a known field, above the button. */
-export function showError(param, message) {
+/** Shows a message at its field, and goes there, or to one of its inputs; without a known field, above the button. */
+export function showError(param, message, one = null) {
   const field = place(param);
   const text = byId(`error-${field}`);
   showText(text, message);
@@ -31,7 +33,7 @@ export function showError(param, message) {
   if (field === "general") return;
   for (let parent = text.closest("details"); parent; parent = parent.parentElement.closest("details"))
     parent.open = true;
-  const input = inputOf(field);
+  const input = one ?? inputOf(field);
   input?.setAttribute("aria-invalid", "true");
   input?.focus();
 }
@@ -44,6 +46,7 @@ export function clearErrors(field) {
     // A live region has to be there before its text is.
     text.hidden = text.getAttribute("role") !== "alert";
     inputOf(text.id.slice("error-".length))?.removeAttribute("aria-invalid");
+    for (const input of text.parentElement.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
   }
 }
 
@@ -59,7 +62,7 @@ export function whole(field, what) {
 /** A number from an input. */
 export function decimal(input, field, what) {
   const number = input.value.trim() === "" ? NaN : Number(input.value);
-  if (!Number.isFinite(number)) throw new FieldError(field, `Give a number for ${what}.`);
+  if (!Number.isFinite(number)) throw new FieldError(field, `Give a number for ${what}.`, input);
   return number;
 }
 

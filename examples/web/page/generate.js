@@ -30,7 +30,7 @@ export function listenForGenerate(jobs, settings, references) {
       announce(job.position ? `In the queue, ${job.position} before it.` : "In the queue.");
       if (isNarrow()) byId("results").scrollIntoView();
     } catch (error) {
-      showError(error.param ?? null, withRetry(error));
+      showError(error.param ?? null, withRetry(error), error.input);
       if (!(error instanceof FieldError || error instanceof ApiError)) throw error;
     } finally {
       button.removeAttribute("aria-disabled");

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-LORA = ROOT / "uno-models/assets/tiny/dit_lora.safetensors"
+LORA = ROOT / "uno-models/assets/uno-tiny/dit_lora.safetensors"
 MUG = ROOT / "examples/assets/mug.png"
 
 

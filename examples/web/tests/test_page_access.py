@@ -109,6 +109,8 @@ def test_on_a_phone_the_button_is_at_hand_and_targets_are_large(server, open_pag
     expect(page.locator("#stage")).to_be_in_viewport()
     finished(page, "a mug and a robot")
     expect(page.locator("#generate")).to_be_in_viewport()
+    # The page scrolls smoothly: the link leads back once the pictures are there.
+    expect(page.locator("#jump")).to_have_text("Prompt")
     page.locator("#jump").click()
     expect(page.locator("#prompt")).to_be_in_viewport()
     small = page.evaluate(

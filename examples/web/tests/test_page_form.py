@@ -239,7 +239,7 @@ def test_what_does_not_fit_into_memory_is_said_before_it_is_asked_for(server, op
 
 
 def test_added_loras_have_their_scales(serve, open_page):
-    lora = ROOT / "uno-models/assets/tiny/dit_lora.safetensors"
+    lora = ROOT / "uno-models/assets/uno-tiny/dit_lora.safetensors"
     page = open_page(serve("--add_lora", f"style={lora}@0.8", "--add_lora", f"grain={lora}@0.5"))
     page.click("#more > summary")
     expect(page.get_by_label("style", exact=True)).to_have_value("0.8")
