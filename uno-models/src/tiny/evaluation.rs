@@ -88,9 +88,9 @@ fn slide(picture: &Small, cut: &CutOut, half: f32) -> Found {
 /// Sizes that subjects have in pictures of so many.
 fn halves(count: usize) -> &'static [f32] {
     match count {
-        0 | 1 => &[0.29, 0.31, 0.33],
-        2 => &[0.18, 0.2, 0.22, 0.25],
-        _ => &[0.14, 0.15, 0.16],
+        0 | 1 => &[0.31, 0.33, 0.35],
+        2 => &[0.21, 0.225, 0.24, 0.26],
+        _ => &[0.15, 0.16, 0.17],
     }
 }
 

@@ -98,7 +98,7 @@ impl Hue {
 }
 
 /// How far apart stripes, dots and checks are, in half sizes of the subject.
-const PERIOD: f32 = 0.5;
+const PERIOD: f32 = 0.75;
 
 impl Pattern {
     /// How much of the second colour is at a point; `pixel` is a pixel's size there.
@@ -120,7 +120,7 @@ impl Pattern {
                 let cy = (y + 0.2) - (row + 0.5) * PERIOD * 0.8;
                 let shifted = x + if row.rem_euclid(2.0) < 0.5 { 0.0 } else { PERIOD / 2.0 };
                 let cx = (shifted / PERIOD).rem_euclid(1.0) - 0.5;
-                0.12 - (cx * PERIOD).hypot(cy)
+                0.24 * PERIOD - (cx * PERIOD).hypot(cy)
             }
         };
         (0.5 + distance / pixel).clamp(0.0, 1.0)
