@@ -21,7 +21,8 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTCo
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-PICTURES = ("examples/assets/robot.png", "examples/assets/teapot.png", "tests/fixtures/pictures/palette.png")
+# The first two were drawn by the renderer of uno-models/src/tiny/world; they are not made anew.
+PICTURES = ("tests/fixtures/vision/0.png", "tests/fixtures/vision/1.png", "tests/fixtures/pictures/palette.png")
 PROMPTS = ("a robot beside a teapot", "a cat", "")
 VOCABULARY = ("vocab.json", "merges.txt")
 
