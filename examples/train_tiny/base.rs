@@ -125,7 +125,11 @@ pub fn scenes(count: usize, out: &Path, encoders: &Encoders<'_>, seed: u64) -> R
     let side = SIDE / 16;
     encode("scenes", count, (side, side), out, encoders, seed, |i| {
         let (composition, caption) = scene(seed, i);
-        (composition.render(SIDE), caption)
+        Drawn {
+            covered: composition.covered(side),
+            picture: Box::new(move || composition.render(SIDE)),
+            caption,
+        }
     })
 }
 
@@ -143,8 +147,21 @@ pub fn diptychs(
     };
     encode(name, count, grid, out, encoders, seed, |i| {
         let diptych = diptych(seed, i, is_stacked);
-        (diptych.render(SIDE), diptych.caption)
+        let caption = diptych.caption.clone();
+        Drawn {
+            covered: diptych.covered(SIDE / 16),
+            picture: Box::new(move || diptych.render(SIDE)),
+            caption,
+        }
     })
+}
+
+/// What is trained on, before it is in latents and tokens.
+struct Drawn {
+    picture: Box<dyn Fn() -> Pixels>,
+    /// How much of each token subjects cover.
+    covered: Vec<f32>,
+    caption: String,
 }
 
 /// Latents of pictures, as an earlier run left them or made anew, with their captions in tokens.
@@ -155,16 +172,20 @@ fn encode(
     out: &Path,
     encoders: &Encoders<'_>,
     seed: u64,
-    draw: impl Fn(usize) -> (Pixels, String) + Sync,
+    draw: impl Fn(usize) -> Drawn + Sync,
 ) -> Result<Scenes> {
     let Encoders { codec, checkpoint, tokenizers, sizes } = encoders;
     let file = format!("{name}-{count}-{seed}-{}.safetensors", short(checkpoint));
     let start = Instant::now();
-    let latents = Latents::of(&out.join(file), *codec, count, &Device::flex(), |i| draw(i).0)?;
+    let latents = Latents::of(&out.join(file), *codec, count, &Device::flex(), |i| (draw(i).picture)())?;
     println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());
-    let prompts = (0..latents.len()).map(|i| tokenizers.encode(&draw(i).1, sizes.clip_tokens));
-    let prompts = prompts.collect::<Result<_, _>>()?;
-    Ok(Scenes { prompts, empty: tokenizers.encode("", sizes.clip_tokens)?, grid, latents })
+    let (mut prompts, mut weights) = (Vec::new(), Vec::new());
+    for i in 0..latents.len() {
+        let Drawn { covered, caption, .. } = draw(i);
+        prompts.push(tokenizers.encode(&caption, sizes.clip_tokens)?);
+        weights.extend(covered.into_iter().map(base::weight));
+    }
+    Ok(Scenes { prompts, weights, empty: tokenizers.encode("", sizes.clip_tokens)?, grid, latents })
 }
 
 /// Transformer and text encoders as they were written to a folder last.
@@ -231,7 +252,7 @@ const PROMPTS: [&str; 16] = [
     "an orange bird with blue stripes in a meadow",
     "a red house with white checks to the left of a blue car with yellow stripes in the snow",
     "a yellow ball with red dots on top of a plain white and black teapot on a wooden table",
-    "a black mug with white stripes in front of a plain red and yellow house in a meadow",
+    "a black mug with white stripes to the left of a plain red and yellow house in a meadow",
     "a photo of a blue robot with red checks to the right of a green ball with white dots on a beach",
     "a plain purple and white bird on top of a red car with black dots in the desert",
     "a red mug with white dots, a blue ball with yellow stripes and a green car with black checks in a city at night",

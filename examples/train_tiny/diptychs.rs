@@ -59,12 +59,12 @@ impl Sets {
         })
     }
 
-    /// The set of part `number` of all steps, the same for the parts of one step: with diptychs, every fourth has single pictures,
+    /// The set of part `number` of all steps, the same for the parts of one step: with diptychs, every second has single pictures,
     /// and between the layouts take turns.
     pub fn at(&self, number: u64) -> &Scenes {
         let step = number / PARTS as u64;
         match &self.diptychs {
-            Some(diptychs) if !step.is_multiple_of(4) => &diptychs[((step - step / 4) % 2) as usize],
+            Some(diptychs) if step % 2 == 1 => &diptychs[(step / 2 % 2) as usize],
             _ => &self.single,
         }
     }

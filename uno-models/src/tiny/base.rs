@@ -98,6 +98,8 @@ pub struct Scenes {
     pub latents: Latents,
     /// Their captions.
     pub prompts: Vec<Prompt>,
+    /// How much each token of each picture counts, one after the other.
+    pub weights: Vec<f32>,
     /// The prompt that says nothing.
     pub empty: Prompt,
     /// Rows and columns of tokens.
@@ -110,6 +112,8 @@ pub(super) struct Batch<'a> {
     pub latent: Tensor<3>,
     /// The velocities there, of the same shape.
     pub velocity: Tensor<3>,
+    /// How much each token counts, `[batch, tokens, 1]`; their mean is 1.
+    pub weights: Tensor<3>,
     /// The time of each.
     pub times: Vec<f32>,
     /// The prompt of each.
@@ -133,7 +137,12 @@ impl Scenes {
         let t = Tensor::<1>::from_data(TensorData::new(times.clone(), [batch]), (device, DType::F32));
         let t: Tensor<3> = t.reshape([batch, 1, 1]);
         let latent = x1.clone() * t.clone().neg().add_scalar(1.0) + x0.clone() * t;
-        Batch { latent, velocity: x0 - x1, times, prompts }
+        let tokens = self.latents.tokens;
+        let weights = which.iter().flat_map(|&i| &self.weights[i * tokens..(i + 1) * tokens]).copied();
+        let weights = TensorData::new(weights.collect::<Vec<f32>>(), [batch, tokens, 1]);
+        let weights = Tensor::<3>::from_data(weights, (device, DType::F32));
+        let weights = weights.clone() / weights.mean().reshape([1, 1, 1]);
+        Batch { latent, velocity: x0 - x1, weights, times, prompts }
     }
 }
 
@@ -154,7 +163,13 @@ impl Base {
     }
 }
 
-/// The mean squared error of the velocity in step `step`.
+/// How much a token counts of which subjects cover so much. Where they stand follows from the caption, but for a hundredth, so
+/// that the best prediction is the same as without weights: only less is spent on grounds, which are soon learned.
+pub fn weight(covered: f32) -> f32 {
+    1.0 + 3.0 * covered
+}
+
+/// The weighted mean squared error of the velocity in step `step`.
 ///
 /// # Errors
 ///
@@ -167,11 +182,11 @@ pub fn loss(
     step: u64,
     device: &Device,
 ) -> Result<Tensor<1>> {
-    let Batch { latent, velocity, times, prompts } = scenes.batch(batch, seed, step, device);
+    let Batch { latent, velocity, weights, times, prompts } = scenes.batch(batch, seed, step, device);
     let conditioning = model.condition(&prompts, scenes.grid)?;
     let guidance = vec![GUIDANCE; batch];
     let input = VelocityInput { latent, t: &times, guidance: &guidance, conditioning: &conditioning };
-    Ok((model.flux.velocity(input)? - velocity).square().mean())
+    Ok(((model.flux.velocity(input)? - velocity).square() * weights).mean())
 }
 
 impl Base {
@@ -236,7 +251,8 @@ pub(super) mod tests {
         let prompts = prompts.map(|p| tokenizers.encode(p, sizes.clip_tokens).unwrap());
         let latents = Latents::of_numbers(4, (0..2 * 4 * FEATURES).map(|i| (i as f32).sin()).collect());
         let empty = tokenizers.encode("", sizes.clip_tokens).unwrap();
-        let scenes = Scenes { latents, empty, prompts: prompts.to_vec(), grid: (2, 2) };
+        let weights = (0..2 * 4).map(|i| weight(i as f32 / 8.0)).collect();
+        let scenes = Scenes { latents, empty, prompts: prompts.to_vec(), weights, grid: (2, 2) };
         ([fresh::flux(&sizes, 1), fresh::t5(&sizes, 2), fresh::clip(&sizes, 3)], scenes)
     }
 

@@ -10,7 +10,7 @@ use uno_core::traits::LatentCodec;
 use uno_core::weights::{Checkpoint, StorageDtype, TensorHeader};
 
 use super::world::caption::{Detail, of_picture, of_subject};
-use super::world::{Composition, Draw, ReferenceView, Scene, Subject};
+use super::world::{Composition, Draw, ReferenceView, Relation, Scene, Subject};
 use crate::error::{Error, Result};
 use crate::train::shares::Shares;
 
@@ -134,7 +134,7 @@ pub fn pair(seed: u64, index: usize, count: usize, held_out: bool) -> Pair {
     Pair { composition, prompt, references }
 }
 
-/// Two pictures of the same subject in one, the second with a companion: what FLUX.1-dev has seen in its data, and a synthesis
+/// Two pictures of the same subject in one, the second with a companion to the right of it: what FLUX.1-dev has seen in its data, and a synthesis
 /// of pairs asks of its base (paper, section 3.2).
 #[derive(Debug, Clone)]
 pub struct Diptych {
@@ -149,7 +149,7 @@ pub struct Diptych {
 /// Diptych `index` of one layout.
 pub fn diptych(seed: u64, index: usize, is_stacked: bool) -> Diptych {
     let mut draw = Draw::stream(seed, 210 + u64::from(is_stacked), index as u64);
-    let second = Composition::draw(&mut draw, 2, false);
+    let second = Composition { relation: Relation::LeftOf, ..Composition::draw(&mut draw, 2, false) };
     let mut first = Composition::draw(&mut draw, 1, false);
     first.subjects = second.subjects[..1].to_vec();
     while first.scene == second.scene {
@@ -163,15 +163,28 @@ pub fn diptych(seed: u64, index: usize, is_stacked: bool) -> Diptych {
 }
 
 impl Diptych {
+    /// How much of each token lies within reach of a subject, panels of `side` x `side` tokens.
+    pub fn covered(&self, side: usize) -> Vec<f32> {
+        let [first, second] = self.panels.each_ref().map(|panel| panel.covered(side));
+        joined(&first, &second, side, self.is_stacked)
+    }
+
     /// The picture, its panels `side` pixels wide and high.
     pub fn render(&self, side: usize) -> Pixels {
         let [first, second] = self.panels.each_ref().map(|panel| panel.render(side).rgb);
-        if self.is_stacked {
-            return Pixels { width: side, height: 2 * side, rgb: [first, second].concat() };
-        }
-        let rows = first.chunks_exact(3 * side).zip(second.chunks_exact(3 * side));
-        Pixels { width: 2 * side, height: side, rgb: rows.flat_map(|(a, b)| [a, b].concat()).collect() }
+        let rgb = joined(&first, &second, 3 * side, self.is_stacked);
+        let (width, height) = if self.is_stacked { (side, 2 * side) } else { (2 * side, side) };
+        Pixels { width, height, rgb }
     }
+}
+
+/// Two panels with rows of `row` numbers as one: one above the other, or side by side.
+fn joined<T: Copy>(first: &[T], second: &[T], row: usize, is_stacked: bool) -> Vec<T> {
+    if is_stacked {
+        return [first, second].concat();
+    }
+    let rows = first.chunks_exact(row).zip(second.chunks_exact(row));
+    rows.flat_map(|(a, b)| [a, b].concat()).collect()
 }
 
 /// The composition and the caption of text-to-image training picture `index`.

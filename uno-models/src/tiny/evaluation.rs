@@ -200,13 +200,11 @@ fn others(right: Look, draw: &mut Draw) -> Vec<Look> {
 
 /// Whether subjects lie as a relation says; three stand in a row.
 fn lies_as(places: &[Found], relation: Relation) -> bool {
-    let foot = |place: &Found| place.centre[1] + place.half;
     match places {
         [a, b] => match relation {
             Relation::LeftOf => a.centre[0] < b.centre[0] - 0.15,
             Relation::RightOf => a.centre[0] > b.centre[0] + 0.15,
             Relation::OnTopOf => a.centre[1] < b.centre[1] - 0.15,
-            Relation::InFrontOf => foot(a) > foot(b) && (a.centre[0] - b.centre[0]).abs() < 0.4,
         },
         _ => places.windows(2).all(|pair| pair[0].centre[0] < pair[1].centre[0]),
     }

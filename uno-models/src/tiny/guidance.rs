@@ -27,7 +27,7 @@ pub fn loss(
     step: u64,
     device: &Device,
 ) -> Result<Tensor<1>> {
-    let Batch { latent, times, prompts, .. } = scenes.batch(batch, seed, step, device);
+    let Batch { latent, weights, times, prompts, .. } = scenes.batch(batch, seed, step, device);
     let conditioning = teacher.condition(&prompts, scenes.grid)?;
     let empty = teacher.condition(&vec![&scenes.empty; batch], scenes.grid)?;
     let ones = vec![1.0; batch];
@@ -52,7 +52,7 @@ pub fn loss(
         guidance: &guidance,
         conditioning: &conditioning,
     };
-    Ok((model.velocity(input)? - wanted.autodiff()).square().mean())
+    Ok(((model.velocity(input)? - wanted.autodiff()).square() * weights.autodiff()).mean())
 }
 
 #[cfg(test)]

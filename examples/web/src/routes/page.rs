@@ -70,7 +70,7 @@ const EXAMPLES: [(&str, &[&str]); 6] = [
     ("a robot to the left of a teapot in a meadow", &["robot.png", "teapot.png"]),
     ("a car in a city at night", &["car.png"]),
     ("a bird on top of a house in the snow", &["bird.png", "house.png"]),
-    ("a ball in front of a fish on a wooden table", &["ball.png", "fish.png"]),
+    ("a ball to the right of a fish on a wooden table", &["ball.png", "fish.png"]),
     ("a red mug with white dots in the desert", &[]),
 ];
 

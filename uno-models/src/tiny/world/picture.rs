@@ -19,8 +19,6 @@ named! {
         RightOf = "to the right of",
         /// The first on top of the second.
         OnTopOf = "on top of",
-        /// The first before the second, which it hides in part.
-        InFrontOf = "in front of",
     }
 }
 
@@ -38,7 +36,7 @@ pub struct Composition {
 }
 
 /// Chances of one, two and three subjects in a random composition.
-const COUNTS: [f32; 3] = [0.30, 0.45, 0.25];
+const COUNTS: [f32; 3] = [0.2, 0.45, 0.35];
 
 impl Composition {
     /// A random composition of `count` subjects, whose looks are held out or not.
@@ -66,7 +64,7 @@ impl Composition {
         scene::draw(&mut canvas, self.scene, &mut draw);
         let is_dark = self.scene == Scene::Night;
         let order: &[usize] = match (self.subjects.len(), self.relation) {
-            (2, Relation::InFrontOf | Relation::OnTopOf) => &[1, 0],
+            (2, Relation::OnTopOf) => &[1, 0],
             _ => &[0, 1, 2],
         };
         for &i in order {
@@ -81,6 +79,23 @@ impl Composition {
         canvas.to_pixels()
     }
 
+    /// How much of each square of a grid of `side` x `side` lies within reach of a subject, row by row, from 0 to 1.
+    pub fn covered(&self, side: usize) -> Vec<f32> {
+        let poses = self.poses(&mut Draw::new(self.seed));
+        let overlap = |centre: f32, half: f32, i: usize| {
+            let (start, end) = (i as f32 / side as f32, (i + 1) as f32 / side as f32);
+            ((end.min(centre + half) - start.max(centre - half)) * side as f32).max(0.0)
+        };
+        let square = |i: usize| {
+            let of = |pose: &Pose| {
+                let [x, y] = pose.centre;
+                overlap(x, pose.half, i % side) * overlap(y, pose.half, i / side)
+            };
+            poses.iter().map(of).sum::<f32>().min(1.0)
+        };
+        (0..side * side).map(square).collect()
+    }
+
     /// Where each subject stands. Little of it is left to chance and all face the same way, unlike in references: a small model
     /// learns outlines that it meets in the same places.
     fn poses(&self, draw: &mut Draw) -> Vec<Pose> {
@@ -93,7 +108,6 @@ impl Composition {
             (0 | 1, _) => vec![place(0.5, 0.9, 0.33)],
             (2, Relation::LeftOf) => vec![place(0.26, 0.88, 0.235), place(0.74, 0.88, 0.235)],
             (2, Relation::RightOf) => vec![place(0.74, 0.88, 0.235), place(0.26, 0.88, 0.235)],
-            (2, Relation::InFrontOf) => vec![place(0.64, 0.95, 0.22), place(0.37, 0.80, 0.26)],
             (2, Relation::OnTopOf) => {
                 let under = place(0.5, 0.95, 0.24);
                 let mut over = place(0.5, 0.95, 0.21);
@@ -191,11 +205,21 @@ mod tests {
                 Relation::LeftOf => assert!(x < -0.3),
                 Relation::RightOf => assert!(x > 0.3),
                 Relation::OnTopOf => assert!(y < -0.3 && x.abs() < 0.1),
-                Relation::InFrontOf => {
-                    assert!(poses[0].centre[1] + poses[0].half > poses[1].centre[1] + poses[1].half)
-                }
             }
         }
+    }
+
+    #[test]
+    fn squares_are_covered_where_subjects_are() {
+        let relation = Relation::LeftOf;
+        let composition = Composition { relation, ..Composition::draw(&mut Draw::new(3), 2, false) };
+        let covered = composition.covered(8);
+        assert_eq!(covered.len(), 64);
+        // The sky, and the middle of each of two.
+        assert!(covered[..8].iter().all(|&c| c == 0.0));
+        assert!(covered[5 * 8 + 2] > 0.95 && covered[5 * 8 + 5] > 0.95);
+        let (area, square) = (covered.iter().sum::<f32>() / 64.0, 2.0 * (2.0 * 0.235_f32).powi(2));
+        assert!((area - square).abs() < 0.03, "{area} is not {square}");
     }
 
     #[test]
