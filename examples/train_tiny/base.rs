@@ -158,6 +158,7 @@ pub fn diptychs(
 
 /// What is trained on, before it is in latents and tokens.
 struct Drawn {
+    /// Renders it, which takes longer than all else here.
     picture: Box<dyn Fn() -> Pixels>,
     /// How much of each token subjects cover.
     covered: Vec<f32>,

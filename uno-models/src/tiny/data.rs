@@ -134,7 +134,7 @@ pub fn pair(seed: u64, index: usize, count: usize, held_out: bool) -> Pair {
     Pair { composition, prompt, references }
 }
 
-/// Two pictures of the same subject in one, the second with a companion to the right of it: what FLUX.1-dev has seen in its data, and a synthesis
+/// Two pictures of the same subject in one, the second with a companion: what FLUX.1-dev has seen in its data, and a synthesis
 /// of pairs asks of its base (paper, section 3.2).
 #[derive(Debug, Clone)]
 pub struct Diptych {
@@ -149,6 +149,7 @@ pub struct Diptych {
 /// Diptych `index` of one layout.
 pub fn diptych(seed: u64, index: usize, is_stacked: bool) -> Diptych {
     let mut draw = Draw::stream(seed, 210 + u64::from(is_stacked), index as u64);
+    // The caption only says "with", so that has to mean one place: of several, a small model paints a blot.
     let second = Composition { relation: Relation::LeftOf, ..Composition::draw(&mut draw, 2, false) };
     let mut first = Composition::draw(&mut draw, 1, false);
     first.subjects = second.subjects[..1].to_vec();
@@ -212,6 +213,10 @@ mod tests {
             let panel: Vec<u8> =
                 (0..32).flat_map(|y| picture.rgb[start + y * row..][..32 * 3].to_vec()).collect();
             assert_eq!(panel, second.render(32).rgb);
+
+            let (covered, wanted) = (diptych.covered(2), second.covered(2));
+            let panel = if is_stacked { [4, 5, 6, 7] } else { [2, 3, 6, 7] };
+            assert_eq!(panel.map(|i| covered[i]).as_slice(), wanted);
         }
     }
 }
