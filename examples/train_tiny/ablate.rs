@@ -4,10 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use uno_core::weights::Checkpoint;
 use uno_models::Defaults;
 use uno_models::unope::UnoPe;
 
+use crate::base::FLUX;
 use crate::evaluate::{Candidate, References, Row, evaluate, open};
+use crate::steps::short;
 use crate::uno::{PAIRS, Pictures, RATE, Stages};
 
 #[derive(clap::Args)]
@@ -65,7 +68,8 @@ impl Arguments {
         pictures: &Pictures,
     ) -> Result<Vec<Row>> {
         let steps = if is_progressive { [self.steps; 2] } else { [0, 2 * self.steps] };
-        let run = format!("ablation/{pe}-{}-{}-{seed}", steps[0], steps[1]);
+        let base = Checkpoint::open(out.join("model").join(FLUX))?;
+        let run = format!("ablation/{}/{pe}-{}-{}-{seed}", short(&base), steps[0], steps[1]);
         let result = out.join(format!("{run}.json"));
         if result.exists() {
             let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&result)?)

@@ -14,7 +14,7 @@ use uno_core::vae::AutoEncoder;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage, StorageDtype};
 use uno_models::tiny::autoencoder::SIDE;
 use uno_models::tiny::base::{self, Base, Prompt, Scenes, T5_TOKENS, Tokenizers};
-use uno_models::tiny::data::{FEATURES, Latents, diptych, scene};
+use uno_models::tiny::data::{FEATURES, Latents, diptych, fingerprint, scene};
 use uno_models::tiny::fresh::{self, CLIP_HEAD, Sizes, T5_BUCKETS, T5_HEAD};
 use uno_models::tiny::names::Names;
 use uno_models::tiny::trainer::{Settings, Trainer};
@@ -176,7 +176,7 @@ fn encode(
     draw: impl Fn(usize) -> Drawn + Sync,
 ) -> Result<Scenes> {
     let Encoders { codec, checkpoint, tokenizers, sizes } = encoders;
-    let file = format!("{name}-{count}-{seed}-{}.safetensors", short(checkpoint));
+    let file = format!("{name}-{count}-{seed}-{}-{}.safetensors", fingerprint(), short(checkpoint));
     let start = Instant::now();
     let latents = Latents::of(&out.join(file), *codec, count, &Device::flex(), |i| (draw(i).picture)())?;
     println!("{} latents, spread {:.3?}, {:.0?}", latents.len(), latents.spread(), start.elapsed());

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use uno_core::image::Pixels;
 use uno_models::Defaults;
 use uno_models::tiny::autoencoder::SIDE;
-use uno_models::tiny::data::pair;
+use uno_models::tiny::data::{fingerprint, pair};
 use uno_models::train::{Start, TrainConfig, TrainEvent, TrainObserver, open_model, train};
 use uno_models::unope::UnoPe;
 
@@ -61,7 +61,8 @@ impl Pictures {
     /// Lists of samples for both stages, below `out`: with one reference, then with one, two and three, so that one is not
     /// forgotten. Drawn unless they are there.
     pub fn lists(&self, out: &Path) -> Result<[Vec<PathBuf>; 2]> {
-        let pairs = std::path::absolute(out)?.join("pairs");
+        let folder = format!("pairs-{}-{}-{}", self.count, self.seed, fingerprint());
+        let pairs = std::path::absolute(out)?.join(folder);
         for count in 1..=3 {
             write_pairs(&pairs, self, count)?;
         }

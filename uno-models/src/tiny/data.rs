@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use sha2::{Digest, Sha256};
 use uno_core::image::Pixels;
 use uno_core::latents::pack;
 use uno_core::traits::LatentCodec;
@@ -196,6 +197,28 @@ pub fn scene(seed: u64, index: usize) -> (Composition, String) {
     (composition, caption)
 }
 
+/// Eight hexadecimal digits that change with the world: a hash of captions and pictures of each sort. What is drawn once and
+/// kept in files carries it in its name, so that nothing is trained on pictures of an earlier world.
+pub fn fingerprint() -> String {
+    const EACH: usize = 16;
+    const SIDE: usize = 32;
+    let mut hash = Sha256::new();
+    let mut add = |caption: &str, pictures: &[Pixels]| {
+        hash.update(caption);
+        pictures.iter().for_each(|picture| hash.update(&picture.rgb));
+    };
+    for i in 0..EACH {
+        let (composition, caption) = scene(0, i);
+        add(&caption, &[composition.render(SIDE)]);
+        let diptych = diptych(0, i, i % 2 == 0);
+        add(&diptych.caption, &[diptych.render(SIDE)]);
+        let pair = pair(0, i, 1 + i % 3, false);
+        let views: Vec<_> = pair.references.iter().map(|view| view.render(SIDE)).collect();
+        add(&pair.prompt, &[&views[..], &[pair.composition.render(SIDE)]].concat());
+    }
+    hash.finalize()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,5 +241,12 @@ mod tests {
             let panel = if is_stacked { [4, 5, 6, 7] } else { [2, 3, 6, 7] };
             assert_eq!(panel.map(|i| covered[i]).as_slice(), wanted);
         }
+    }
+
+    #[test]
+    fn the_worlds_fingerprint_is_the_same_each_time_and_short_enough_for_a_name() {
+        let digits = fingerprint();
+        assert_eq!(digits, fingerprint());
+        assert!(digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "{digits}");
     }
 }

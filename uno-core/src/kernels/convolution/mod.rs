@@ -1,6 +1,8 @@
 //! Convolutions of pictures `[C, H, W]` as products of matrices, on parts of the picture that fit in the cache. Parts are cut
 //! by the size of the picture alone: the bits are the same for any number of threads.
 
+// Only flex records gradients by hand.
+#[cfg(feature = "flex")]
 pub(crate) mod gradient;
 pub(crate) mod halving;
 pub(crate) mod pointwise;
