@@ -55,12 +55,7 @@ fn area(subject: Subject, picture: &Pixels) -> Option<[u32; 4]> {
     if found.distance > 0.12 {
         return None;
     }
-    let edge = |centre: f32, sign: f32, length: usize| {
-        ((centre + sign * 1.15 * found.half) * length as f32).round().clamp(0.0, length as f32) as u32
-    };
-    let [x, y] = found.centre;
-    let (width, height) = (picture.width, picture.height);
-    Some([edge(x, -1.0, width), edge(y, -1.0, height), edge(x, 1.0, width), edge(y, 1.0, height)])
+    Some(found.area(picture.width as u32, picture.height as u32))
 }
 
 /// All subjects of the world, those that are held out left aside, with its scenes.

@@ -8,10 +8,13 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use uno_core::image::Pixels;
 use uno_models::eval::Shard;
+use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::synthesis::{
-    Class, Results, Stage, SubjectEntry, Synthesis, SynthesisConfig, SynthesisEvent, Taxonomy,
+    Area, Class, Results, Stage, Status, SubjectEntry, Synthesis, SynthesisConfig, SynthesisEvent, Taxonomy,
 };
+use uno_models::tiny::evaluation::locate;
 use uno_models::tiny::world::caption::{Detail, of_subject};
 use uno_models::tiny::world::{Kind, Look, Scene, Subject};
 use uno_models::train::shares::Shares;
@@ -46,22 +49,22 @@ impl Arguments {
         std::fs::create_dir_all(&folder)?;
         write_taxonomy(&folder.join("taxonomy.json"))?;
         let endpoint = Endpoint::start()?;
-        let train = |steps: [u64; 2], lists: &Results| {
-            let one = lists.one_reference.clone();
-            let several = std::iter::once(&one).chain(&lists.two_references).cloned().collect();
-            let lists = [vec![one.clone()], several];
-            Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(out, "synthesis/uno", &lists)
-        };
-
         // The LoRA of stage 1 is not there yet: the first half of the stages does without.
-        let pairs = self.synthesize(&folder, &endpoint, None, seed)?;
-        println!("{}", serde_json::to_string(&pairs.funnel)?);
-        let lora = train([first, 0], &pairs)?;
+        let (synthesis, pairs) = self.synthesize(&folder, &endpoint, None, seed)?;
+        let one = vec![pairs.one_reference, turned(&synthesis, &folder.join("turned"))?];
+        let train = |steps: [u64; 2], two: Option<PathBuf>| {
+            let several = one.iter().cloned().chain(two).collect();
+            Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(
+                out,
+                "synthesis/uno",
+                &[one.clone(), several],
+            )
+        };
+        let lora = train([first, 0], None)?;
         let kept = folder.join("stage1.safetensors");
         std::fs::copy(lora, &kept)?;
-        let samples = self.synthesize(&folder, &endpoint, Some(&kept), seed)?;
-        println!("{}", serde_json::to_string(&samples.funnel)?);
-        let lora = train([first, second], &samples)?;
+        let (_, samples) = self.synthesize(&folder, &endpoint, Some(&kept), seed)?;
+        let lora = train([first, second], samples.two_references)?;
         std::fs::copy(lora, folder.join("dit_lora.safetensors"))?;
         Ok(())
     }
@@ -72,7 +75,7 @@ impl Arguments {
         endpoint: &Endpoint,
         lora: Option<&PathBuf>,
         seed: u64,
-    ) -> Result<Results> {
+    ) -> Result<(Synthesis, Results)> {
         let endpoint = json!({ "url": endpoint.url, "model": "uno-tiny's renderer" });
         let (side, width) = (128, 256);
         let mut config = json!({
@@ -86,7 +89,7 @@ impl Arguments {
             "judgement": { "endpoint": endpoint, "min_score": self.min_score, "workers": 2 },
         });
         if lora.is_some() {
-            config["detection"] = json!({ "endpoint": endpoint, "workers": 2 });
+            config["detection"] = json!({ "endpoint": endpoint, "workers": 2, "margin": MARGIN });
             config["regeneration"] =
                 json!({ "size": [side, side], "num_steps": self.num_steps, "guidance": self.guidance });
         }
@@ -107,8 +110,44 @@ impl Arguments {
         })?;
         let failed: usize = failed.iter().map(Vec::len).sum();
         ensure!(failed == 0, "{failed} items could not be worked on; the same command tries them again");
-        Ok(synthesis.write_results()?)
+        let results = synthesis.write_results()?;
+        println!("{}", serde_json::to_string(&results.funnel)?);
+        Ok((synthesis, results))
     }
+}
+
+/// Room around what is cut out.
+const MARGIN: f64 = 0.15;
+
+/// Pairs the other way round, as a list in `folder`: the subject cut out of the second panel, then the first panel, which has
+/// it alone. Without them all targets have two subjects, and so has whatever stage 1 makes of one.
+fn turned(synthesis: &Synthesis, folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let (mut entries, stages) = (Vec::new(), synthesis.config().stages());
+    for item in synthesis.items()? {
+        let panels = item.split.as_ref().and_then(|split| split.value.as_ref());
+        let (Status::Done, Some(panels)) = (item.status(&stages), panels) else { continue };
+        let [first, second] = panels.files.each_ref().map(|file| synthesis.path(file));
+        let picture = Picture::open(second, &DecodeOptions::default())?.to_rgb();
+        let (width, height) = picture.dimensions();
+        let pixels = Pixels { width: width as usize, height: height as usize, rgb: picture.as_raw().clone() };
+        let subject = described(&item.plan.subject).context("a subject that is not of this world")?;
+        let area = Area(locate(&pixels, subject, 2).area(width, height)).with_margin(MARGIN, width, height);
+        let reference = folder.join(format!("{}.png", item.id));
+        area.cut(&picture).save(&reference)?;
+        entries.push(json!({
+            "prompt": item.plan.first_caption(), "image_paths": [reference], "image_tgt_path": first,
+        }));
+    }
+    let list = folder.join("list.json");
+    std::fs::write(&list, serde_json::to_string_pretty(&entries)?)?;
+    Ok(list)
+}
+
+/// The subject of a description.
+fn described(description: &str) -> Option<Subject> {
+    let all = Kind::ALL.iter().flat_map(|&kind| Look::all().map(move |look| Subject { kind, look }));
+    all.into_iter().find(|&subject| of_subject(subject, Detail::Looks) == description)
 }
 
 /// All subjects of the world but those that are held out.

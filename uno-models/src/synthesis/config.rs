@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::EndpointConfig;
 use super::item::Stage;
-use super::taxonomy::TEMPLATE;
+use super::taxonomy::{TEMPLATE, has_companion};
 use crate::error::{Error, Result};
 
 /// Most diptychs of one synthesis.
@@ -80,7 +80,7 @@ pub struct DiptychConfig {
     pub num_steps: usize,
     /// Guidance.
     pub guidance: f32,
-    /// Words of the prompt; see [`TEMPLATE`].
+    /// Words of the prompt; see [`TEMPLATE`]. Without `{companion}` in it the second panel has the subject alone, for stage 1.
     pub template: String,
 }
 
@@ -160,6 +160,9 @@ pub struct DetectionConfig {
     /// Least and largest share of the picture that a box covers.
     #[serde(default = "shares")]
     pub share: [f64; 2],
+    /// Room that is left around a box when it is cut out, as a share of its width and height on each side.
+    #[serde(default)]
+    pub margin: f64,
     /// Questions that are asked at the same time.
     #[serde(default = "workers")]
     pub workers: usize,
@@ -277,6 +280,13 @@ impl SynthesisConfig {
                     "0 <= least < most <= 1",
                 ));
             }
+            if !(0.0..=1.0).contains(&detection.margin) {
+                return Err(Error::request("detection.margin", detection.margin, "0 to 1"));
+            }
+            if !has_companion(&self.diptych.template) {
+                let got = format!("no {{companion}}: {}", self.diptych.template);
+                return Err(Error::request("diptych.template", got, "one, since it is to be detected"));
+            }
             if self.model.lora.is_none() {
                 return Err(Error::request(
                     "model.lora",
@@ -347,6 +357,8 @@ mod tests {
             ("detection = {}", "detection"),
             ("detection = { boxes = \"b\" }", "model.lora"),
             ("detection = { boxes = \"b\", share = [0.5, 0.1] }", "detection.share"),
+            ("detection = { boxes = \"b\", margin = -0.1 }", "detection.margin"),
+            ("detection = { boxes = \"b\" }\ndiptych = { template = \"{subject}\" }", "diptych.template"),
             ("diptych = { stacked = [] }", "diptych.stacked"),
         ] {
             let error = read(&format!("{LEAST}{more}\n")).unwrap_err().to_string();

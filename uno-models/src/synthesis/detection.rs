@@ -34,6 +34,19 @@ impl Area {
         (right - left) * (bottom - top) / (f64::from(width) * f64::from(height)).max(1.0)
     }
 
+    /// With room around it, `margin` of its width and height on each side, as far as a picture reaches.
+    pub fn with_margin(self, margin: f64, width: u32, height: u32) -> Self {
+        let [left, top, right, bottom] = self.0;
+        let [x, y] = [right.saturating_sub(left), bottom.saturating_sub(top)]
+            .map(|length| (margin * f64::from(length)).round() as u32);
+        Self([
+            left.saturating_sub(x),
+            top.saturating_sub(y),
+            right.saturating_add(x).min(width),
+            bottom.saturating_add(y).min(height),
+        ])
+    }
+
     /// The pixels in it.
     pub fn cut(self, picture: &RgbImage) -> RgbImage {
         let [left, top, right, bottom] = self.0;
@@ -104,6 +117,8 @@ mod tests {
         assert_eq!(area.check(30, 40), Ok(area));
         assert!((area.share(30, 40) - 29.0 * 38.0 / 1200.0).abs() < 1e-12);
         assert_eq!(area.cut(&RgbImage::new(30, 40)).dimensions(), (29, 38));
+        assert_eq!(Area([10, 10, 20, 30]).with_margin(0.25, 40, 32), Area([7, 5, 23, 32]));
+        assert_eq!(area.with_margin(0.0, 30, 40), area);
         for wrong in [[1, 2, 31, 40], [1, 2, 30, 41], [5, 2, 5, 40], [1, 40, 30, 40]] {
             assert!(Area(wrong).check(30, 40).is_err(), "{wrong:?}");
         }

@@ -102,6 +102,7 @@ impl Synthesis {
         let asked = self.config().stages();
         let first: Vec<Stage> = asked.iter().copied().filter(|stage| Stage::FIRST.contains(stage)).collect();
         let (mut one, mut two, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+        let template = &self.config().diptych.template;
         for item in &items {
             if item.status(&first) != Status::Done {
                 continue;
@@ -112,16 +113,17 @@ impl Synthesis {
                 self.copy(file, &format!("images/{name}"))?;
             }
             let files = names.each_ref().map(|name| format!("images/{name}"));
+            let prompt = item.plan.second_caption(template);
             one.push(json!({
-                "prompt": item.plan.second_caption(), "image_paths": [files[0]], "image_tgt_path": files[1],
+                "prompt": prompt, "image_paths": [files[0]], "image_tgt_path": files[1],
             }));
-            labels.extend(label(item, &names));
+            labels.extend(label(item, &names, &prompt));
             let made = item.regeneration.as_ref().and_then(|made| made.value.as_ref());
             if let (Status::Done, Some(made)) = (item.status(&asked), made) {
                 let second = format!("images/split1/{}_3.png", item.id);
                 self.copy(made, &second)?;
                 two.push(json!({
-                    "prompt": item.plan.second_caption(), "image_paths": [files[0], second], "image_tgt_path": files[1],
+                    "prompt": prompt, "image_paths": [files[0], second], "image_tgt_path": files[1],
                 }));
             }
         }
@@ -210,7 +212,7 @@ impl Synthesis {
             page,
             "<section><p><b>{}</b> {}{}{}</p>",
             item.id,
-            escaped(&item.plan.second_caption()),
+            escaped(&item.plan.second_caption(&self.config().diptych.template)),
             number(&item.similarity).unwrap_or_default(),
             score.map(|judgement| format!(" · score {:.2}", judgement.score)).unwrap_or_default()
         );
@@ -229,14 +231,14 @@ impl Synthesis {
 }
 
 /// An entry of UNO-1M's labels, for a pair that was judged.
-fn label(item: &Item, names: &[String; 2]) -> Option<Value> {
+fn label(item: &Item, names: &[String; 2], prompt: &str) -> Option<Value> {
     let judgement = item.judgement.as_ref()?.value.as_ref()?;
     Some(json!({
         "img_path1": names[0],
         "img_path2": names[1],
         "caption": {
             "img_path1": item.plan.first_caption(),
-            "img_path2": item.plan.second_caption(),
+            "img_path2": prompt,
             "judgment": "same",
             "subject": [item.plan.name],
         },

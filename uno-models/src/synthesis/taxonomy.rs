@@ -209,6 +209,11 @@ impl Taxonomy {
     }
 }
 
+/// Whether diptychs of a template have a companion in their second panel.
+pub(super) fn has_companion(template: &str) -> bool {
+    template.contains("{companion}")
+}
+
 impl DiptychPlan {
     /// The prompt of the diptych, by a template such as [`TEMPLATE`].
     pub fn prompt(&self, template: &str) -> String {
@@ -243,9 +248,14 @@ impl DiptychPlan {
         prompt
     }
 
-    /// The prompt of the second panel as a training sample with the first as reference.
-    pub fn second_caption(&self) -> String {
-        format!("{} and {} {}", self.name, self.companion_name, self.scenes[1])
+    /// The prompt of the second panel as a training sample with the first as reference; it names the companion if `template`,
+    /// the diptych's, asked for one.
+    pub fn second_caption(&self, template: &str) -> String {
+        let (name, scene) = (&self.name, &self.scenes[1]);
+        match has_companion(template) {
+            true => format!("{name} and {} {scene}", self.companion_name),
+            false => format!("{name} {scene}"),
+        }
     }
 
     /// The prompt of the first panel.
@@ -303,7 +313,8 @@ mod tests {
             prompt,
             "one above the other: a mug with {layout} on it on a beach | a grey owl at night {else}"
         );
-        assert_eq!(plan.second_caption(), "a mug and an owl at night");
+        assert_eq!(plan.second_caption(TEMPLATE), "a mug and an owl at night");
+        assert_eq!(plan.second_caption("{subject} {first scene}, then {second scene}"), "a mug at night");
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Synthesis {
     }
 
     /// A file below the folder.
-    pub(super) fn path(&self, file: impl AsRef<Path>) -> PathBuf {
+    pub fn path(&self, file: impl AsRef<Path>) -> PathBuf {
         self.config.output.join(file)
     }
 
@@ -132,7 +132,7 @@ impl Synthesis {
                 (None, Some(boxes)) => FileRecord::of(boxes)?.sha256,
                 (None, None) => String::new(),
             };
-            manifest.insert("detection", json!([by, found.share]));
+            manifest.insert("detection", json!([by, found.share, found.margin]));
             manifest.insert("regeneration", json!([config.regeneration, fingerprints(&self.source(true)?)]));
         }
         Ok(manifest)
@@ -467,7 +467,10 @@ impl Synthesis {
 
     fn cut_out(&self, item: &Item) -> Result<RgbImage> {
         let area = item.detection.as_ref().and_then(|detection| detection.value);
-        Ok(area.ok_or_else(|| lacks(item, "box of the second subject"))?.cut(&self.panel(item, 1)?))
+        let area = area.ok_or_else(|| lacks(item, "box of the second subject"))?;
+        let panel = self.panel(item, 1)?;
+        let margin = self.config.detection.as_ref().map_or(0.0, |config| config.margin);
+        Ok(area.with_margin(margin, panel.width(), panel.height()).cut(&panel))
     }
 }
 

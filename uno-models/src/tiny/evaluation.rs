@@ -50,6 +50,17 @@ pub struct Found {
     pub half: f32,
 }
 
+impl Found {
+    /// The box around it in pixels of a picture, with a little room: left, top, right, bottom.
+    pub fn area(&self, width: u32, height: u32) -> [u32; 4] {
+        let edge = |centre: f32, sign: f32, length: u32| {
+            ((centre + sign * 1.15 * self.half) * length as f32).round().clamp(0.0, length as f32) as u32
+        };
+        let [x, y] = self.centre;
+        [edge(x, -1.0, width), edge(y, -1.0, height), edge(x, 1.0, width), edge(y, 1.0, height)]
+    }
+}
+
 /// The best place of a cut-out whose centre stays inside.
 fn slide(picture: &Small, cut: &CutOut, half: f32) -> Found {
     let points: Vec<(i32, i32, [f32; 3], f32)> = (0..cut.side * cut.side)
