@@ -29,7 +29,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1200)]
     count: usize,
     /// Steps of UNO's first and second stage
-    #[arg(long, num_args = 2, default_values_t = [1200, 1200])]
+    #[arg(long, num_args = 2, default_values_t = [2400, 1200])]
     steps: Vec<u64>,
     /// Steps of the sampler
     #[arg(long, default_value_t = 12)]
