@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use uno_core::image::Pixels;
+use uno_models::Defaults;
 use uno_models::eval::Shard;
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::synthesis::{
@@ -29,7 +30,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1200)]
     count: usize,
     /// Steps of UNO's first and second stage
-    #[arg(long, num_args = 2, default_values_t = [2400, 1200])]
+    #[arg(long, num_args = 2, default_values_t = [2400, 3600])]
     steps: Vec<u64>,
     /// Steps of the sampler
     #[arg(long, default_value_t = 12)]
@@ -53,7 +54,8 @@ impl Arguments {
         let (synthesis, pairs) = self.synthesize(&folder, &endpoint, None, seed)?;
         let one = vec![pairs.one_reference, turned(&synthesis, &folder.join("turned"))?];
         let train = |steps: [u64; 2], two: Option<PathBuf>| {
-            let several = one.iter().cloned().chain(two).collect();
+            // Twice: they are the fewest.
+            let several = one.iter().cloned().chain([two.clone(), two].into_iter().flatten()).collect();
             Stages { steps, rate: RATE, pe: UnoPe::D, seed }.train(
                 out,
                 "synthesis/uno",
@@ -90,8 +92,10 @@ impl Arguments {
         });
         if lora.is_some() {
             config["detection"] = json!({ "endpoint": endpoint, "workers": 2, "margin": MARGIN });
-            config["regeneration"] =
-                json!({ "size": [side, side], "num_steps": self.num_steps, "guidance": self.guidance });
+            config["regeneration"] = json!({
+                "size": [side, side], "ref_size": Defaults::UNO_TINY.ref_sizes[0], "num_steps": self.num_steps,
+                "guidance": self.guidance,
+            });
         }
         let path = folder.join("synthesis.json");
         std::fs::write(&path, format!("{config:#}\n"))?;
