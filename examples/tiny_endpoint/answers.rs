@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use uno_core::image::Pixels;
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::tiny::evaluation::locate;
-use uno_models::tiny::world::caption::{Detail, of_subject};
+use uno_models::tiny::world::caption::{Detail, of_subject, subject_in};
 use uno_models::tiny::world::{Kind, Look, Scene, Subject};
 
 /// The one part that subjects are compared by.
@@ -71,13 +71,6 @@ fn all() -> Vec<Value> {
         Value::Object(entry)
     };
     Kind::ALL.iter().flat_map(|&kind| looks().map(move |look| subject(kind, look))).collect()
-}
-
-/// The subject that a text describes: the longest description in it.
-fn subject_in(text: &str) -> Option<Subject> {
-    let all = Kind::ALL.iter().flat_map(|&kind| Look::all().map(move |look| Subject { kind, look }));
-    all.filter(|&subject| text.contains(&of_subject(subject, Detail::Looks)))
-        .max_by_key(|&subject| of_subject(subject, Detail::Looks).len())
 }
 
 /// A picture from a data address.

@@ -16,7 +16,7 @@ use uno_models::synthesis::{
     Area, Class, Results, Stage, Status, SubjectEntry, Synthesis, SynthesisConfig, SynthesisEvent, Taxonomy,
 };
 use uno_models::tiny::evaluation::locate;
-use uno_models::tiny::world::caption::{Detail, of_subject};
+use uno_models::tiny::world::caption::{Detail, of_subject, subject_in};
 use uno_models::tiny::world::{Kind, Look, Scene, Subject};
 use uno_models::train::shares::Shares;
 use uno_models::unope::UnoPe;
@@ -135,7 +135,7 @@ fn turned(synthesis: &Synthesis, folder: &Path) -> Result<PathBuf> {
         let picture = Picture::open(second, &DecodeOptions::default())?.to_rgb();
         let (width, height) = picture.dimensions();
         let pixels = Pixels { width: width as usize, height: height as usize, rgb: picture.as_raw().clone() };
-        let subject = described(&item.plan.subject).context("a subject that is not of this world")?;
+        let subject = subject_in(&item.plan.subject).context("a subject that is not of this world")?;
         let area = Area(locate(&pixels, subject, 2).area(width, height)).with_margin(MARGIN, width, height);
         let reference = folder.join(format!("{}.png", item.id));
         area.cut(&picture).save(&reference)?;
@@ -146,12 +146,6 @@ fn turned(synthesis: &Synthesis, folder: &Path) -> Result<PathBuf> {
     let list = folder.join("list.json");
     std::fs::write(&list, serde_json::to_string_pretty(&entries)?)?;
     Ok(list)
-}
-
-/// The subject of a description.
-fn described(description: &str) -> Option<Subject> {
-    let all = Kind::ALL.iter().flat_map(|&kind| Look::all().map(move |look| Subject { kind, look }));
-    all.into_iter().find(|&subject| of_subject(subject, Detail::Looks) == description)
 }
 
 /// All subjects of the world but those that are held out.

@@ -2,7 +2,7 @@
 
 use super::draw::Draw;
 use super::picture::Composition;
-use super::subject::{Pattern, Subject};
+use super::subject::{Kind, Look, Pattern, Subject};
 
 /// How much a caption says of the subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +42,18 @@ pub fn of_picture(composition: &Composition, detail: Detail, draw: &mut Draw) ->
     format!("{start}{subjects} {}", composition.scene.word())
 }
 
+/// The subject whose look a text describes: the longest description in it.
+pub fn subject_in(text: &str) -> Option<Subject> {
+    let all = Kind::ALL.iter().flat_map(|&kind| Look::all().map(move |look| Subject { kind, look }));
+    all.filter(|&subject| text.contains(&of_subject(subject, Detail::Looks)))
+        .max_by_key(|&subject| of_subject(subject, Detail::Looks).len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::picture::Relation;
     use super::super::scene::Scene;
-    use super::super::subject::{Hue, Kind, Look};
+    use super::super::subject::Hue;
     use super::*;
 
     fn subject(kind: Kind, first: Hue, pattern: Pattern) -> Subject {
@@ -74,5 +81,13 @@ mod tests {
             "an orange mug with white dots on top of a plain black and white ball on a beach"
         );
         assert_eq!(caption(3, Detail::KindOnly), "a mug, a ball and a car on a beach");
+    }
+
+    #[test]
+    fn a_description_leads_back_to_its_subject() {
+        let dotted = subject(Kind::Mug, Hue::Orange, Pattern::Dots);
+        let text = format!("Where is {}?", of_subject(dotted, Detail::Looks));
+        assert_eq!(subject_in(&text), Some(dotted));
+        assert_eq!(subject_in("Where is a mug?"), None);
     }
 }
