@@ -69,8 +69,17 @@ impl Arguments {
     ) -> Result<Vec<Row>> {
         let steps = if is_progressive { [self.steps; 2] } else { [0, 2 * self.steps] };
         let base = Checkpoint::open(out.join("model").join(FLUX))?;
-        let run = format!("ablation/{}/{pe}-{}-{}-{seed}", short(&base), steps[0], steps[1]);
-        let result = out.join(format!("{run}.json"));
+        // All that a result depends on, so that none of other settings is taken for it.
+        let run = format!(
+            "ablation/{}/{pe}-{}-{}-{seed}-rate-{}-pairs-{}-{}",
+            short(&base),
+            steps[0],
+            steps[1],
+            self.rate,
+            pictures.count,
+            pictures.seed
+        );
+        let result = out.join(format!("{run}-of-{}.json", self.count));
         if result.exists() {
             let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&result)?)
                 .with_context(|| format!("{}: delete it to make it anew", result.display()))?;
