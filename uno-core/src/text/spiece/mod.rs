@@ -1,4 +1,4 @@
-//! SentencePiece unigram models: reader of `spiece.model` files, text normalization and segmentation.
+//! SentencePiece unigram models: text normalization and segmentation; the readers of their files are beside.
 //!
 //! After google/sentencepiece 0.2: `sentencepiece_model.proto`, `normalizer.cc`, `model_interface.cc` and
 //! `unigram_model.cc` (Kudo and Richardson, arXiv 1808.06226; Kudo, arXiv 1804.10959). The `tokenizers` crate is not
@@ -10,8 +10,16 @@
 //! version. Here sums are f64, where such ties are exact and the first one found wins, as in `tokenizers` and so in
 //! transformers from version 5 on, which made the golden data.
 
+mod charsmap;
+mod model_proto;
+#[cfg(test)]
+pub(super) mod testing;
+
 use std::cmp::Ordering;
 use std::path::Path;
+
+pub(super) use charsmap::Charsmap;
+use model_proto::ModelProto;
 
 use crate::error::{Error, Result};
 
@@ -25,8 +33,6 @@ const UNKNOWN_PENALTY: f64 = 10.0;
 const MAX_PIECES: usize = 1 << 20;
 /// Trained models stay below 64 bytes. Without a limit a piece per prefix of a long text makes segmentation quadratic.
 const MAX_PIECE_BYTES: usize = 1024;
-/// NFKC makes at most 18 characters of one. Without a limit a few characters of a prompt could become gigabytes.
-const MAX_REPLACEMENT_BYTES: usize = 256;
 
 /// What a piece is; the numbers are those of the file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,373 +392,15 @@ fn valid_char_len(text: &[u8]) -> Option<usize> {
     text.get(..length).filter(|first| std::str::from_utf8(first).is_ok()).map(<[u8]>::len)
 }
 
-/// A map from character sequences to their replacements (`precompiled_charsmap`): NFKC and more, compiled to a
-/// double-array trie in the form of darts-clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Charsmap {
-    units: Vec<u32>,
-    /// Replacements, each ended by a zero byte.
-    texts: Vec<u8>,
-}
-
-impl Charsmap {
-    /// Reads size, trie and replacements; no bytes at all are a map that changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the bytes.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        if bytes.is_empty() {
-            return Ok(Self::default());
-        }
-        let (size, rest) = bytes.split_first_chunk::<4>().ok_or("its character map is cut off")?;
-        let size = u32::from_le_bytes(*size);
-        let cut =
-            usize::try_from(size).ok().filter(|size| size % 4 == 0).and_then(|at| rest.split_at_checked(at));
-        let Some((trie, texts)) = cut else {
-            let length = rest.len();
-            return Err(format!("its character map has {length} bytes but claims a table of {size}"));
-        };
-        let units: Vec<u32> = trie.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-        let inside =
-            |unit: &u32| unit & LEAF == 0 || usize::try_from(unit & !LEAF).is_ok_and(|at| at < texts.len());
-        if !units.iter().all(inside) {
-            return Err("its character map points outside of itself".into());
-        }
-        if let Some(long) = texts.split(|byte| *byte == 0).find(|text| text.len() > MAX_REPLACEMENT_BYTES) {
-            let length = long.len();
-            return Err(format!(
-                "its character map has a replacement of {length} bytes, wanted at most {MAX_REPLACEMENT_BYTES}"
-            ));
-        }
-        Ok(Self { units, texts: texts.to_vec() })
-    }
-
-    /// Length and replacement of the longest sequence in the map that `text` begins with.
-    fn longest_match(&self, text: &[u8]) -> Option<(usize, &[u8])> {
-        let mut at = unit_offset(*self.units.first()?);
-        let mut longest = None;
-        for (place, byte) in text.iter().enumerate() {
-            at ^= u32::from(*byte);
-            // A place outside of the table can only come from a damaged one; there is no match there.
-            let Some(unit) = self.unit(at).filter(|unit| unit & (LEAF | 0xff) == u32::from(*byte)) else {
-                break;
-            };
-            at ^= unit_offset(unit);
-            if unit & HAS_LEAF != 0 {
-                longest = Some((place + 1, at));
-            }
-        }
-        let (length, at) = longest?;
-        let start = usize::try_from(self.unit(at)? & !LEAF).ok()?;
-        let text = self.texts.get(start..)?;
-        Some((length, text.split(|byte| *byte == 0).next().unwrap_or_default()))
-    }
-
-    fn unit(&self, at: u32) -> Option<u32> {
-        self.units.get(usize::try_from(at).ok()?).copied()
-    }
-}
-
-/// Marks a unit that holds a value instead of a transition.
-const LEAF: u32 = 1 << 31;
-/// Marks a unit after which a sequence may end.
-const HAS_LEAF: u32 = 1 << 8;
-
-/// Where the transitions after `unit` are, relative to it.
-fn unit_offset(unit: u32) -> u32 {
-    (unit >> 10) << ((unit & (1 << 9)) >> 6)
-}
-
 fn too_many_pieces() -> String {
     format!("holds more than {MAX_PIECES} pieces")
-}
-
-/// The parts of `sentencepiece_model.proto` that segmentation needs, as stored.
-#[derive(Debug)]
-struct ModelProto {
-    pieces: Vec<Piece>,
-    model_type: u64,
-    rules: Rules,
-    charsmap: Vec<u8>,
-}
-
-impl ModelProto {
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut proto =
-            Self { pieces: Vec::new(), model_type: 1, rules: Rules::default(), charsmap: Vec::new() };
-        let mut fields = Fields(bytes);
-        while let Some((number, value)) = fields.next()? {
-            match (number, value) {
-                (1, Value::Bytes(piece)) => {
-                    if proto.pieces.len() >= MAX_PIECES {
-                        return Err(too_many_pieces());
-                    }
-                    let id = proto.pieces.len();
-                    proto.pieces.push(Self::piece(piece).map_err(|reason| format!("piece {id}: {reason}"))?);
-                }
-                (2, Value::Bytes(spec)) => {
-                    let mut fields = Fields(spec);
-                    while let Some((number, value)) = fields.next()? {
-                        match (number, value) {
-                            (3, Value::Varint(v)) => proto.model_type = v,
-                            (24, Value::Varint(v)) => proto.rules.whitespace_as_suffix = v != 0,
-                            (35, Value::Varint(v)) => proto.rules.byte_fallback = v != 0,
-                            (3 | 24 | 35, _) => {
-                                return Err(format!("field {number} of trainer_spec is of a wrong type"));
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-                (3, Value::Bytes(spec)) => {
-                    let mut fields = Fields(spec);
-                    while let Some((number, value)) = fields.next()? {
-                        match (number, value) {
-                            (2, Value::Bytes(map)) => proto.charsmap = map.to_vec(),
-                            (3, Value::Varint(v)) => proto.rules.add_dummy_prefix = v != 0,
-                            (4, Value::Varint(v)) => proto.rules.remove_extra_whitespaces = v != 0,
-                            (5, Value::Varint(v)) => proto.rules.escape_whitespaces = v != 0,
-                            (2..=5, _) => {
-                                return Err(format!("field {number} of normalizer_spec is of a wrong type"));
-                            }
-                            _ => {}
-                        }
-                    }
-                }
-                (1..=3, _) => return Err(format!("field {number} is of a wrong type")),
-                _ => {}
-            }
-        }
-        Ok(proto)
-    }
-
-    fn piece(bytes: &[u8]) -> Result<Piece, String> {
-        let mut piece = Piece { text: String::new(), score: 0.0, kind: Kind::Normal };
-        let mut fields = Fields(bytes);
-        while let Some((number, value)) = fields.next()? {
-            match (number, value) {
-                (1, Value::Bytes(text)) => {
-                    piece.text = std::str::from_utf8(text).map_err(|_| "its text is not UTF-8")?.to_owned();
-                }
-                (2, Value::Fixed32(bytes)) => piece.score = f64::from(f32::from_le_bytes(bytes)),
-                (3, Value::Varint(kind)) => {
-                    piece.kind = match kind {
-                        1 => Kind::Normal,
-                        2 => Kind::Unknown,
-                        3 => Kind::Control,
-                        4 => Kind::UserDefined,
-                        5 => Kind::Unused,
-                        6 => Kind::Byte,
-                        other => return Err(format!("its type is {other}, wanted 1 to 6")),
-                    }
-                }
-                (1..=3, _) => return Err(format!("field {number} is of a wrong type")),
-                _ => {}
-            }
-        }
-        Ok(piece)
-    }
-
-    fn into_unigram(self) -> Result<Unigram, String> {
-        if self.model_type != 1 {
-            let name = match self.model_type {
-                2 => "BPE",
-                3 => "word",
-                4 => "character",
-                _ => "unheard-of",
-            };
-            return Err(format!("its model type is {} ({name}), wanted 1 (unigram)", self.model_type));
-        }
-        Unigram::new(self.pieces, Charsmap::parse(&self.charsmap)?, self.rules)
-    }
-}
-
-/// A value in the protobuf wire format.
-#[derive(Debug, PartialEq)]
-enum Value<'a> {
-    Varint(u64),
-    Fixed32([u8; 4]),
-    Fixed64,
-    Bytes(&'a [u8]),
-}
-
-/// Reads the fields of one protobuf message one by one.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    /// Number and value of the next field, `None` at the end.
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, String> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => {
-                self.take(8)?;
-                Value::Fixed64
-            }
-            2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => {
-                let bytes = self.take(4)?;
-                Value::Fixed32(bytes.try_into().map_err(|_| "a number is cut off")?)
-            }
-            other => return Err(format!("a field has the wire type {other}, which is not in use")),
-        };
-        match key >> 3 {
-            number @ 1..=0x1fff_ffff => Ok(Some((number, value))),
-            number => Err(format!("a field has the number {number}, which is not allowed")),
-        }
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], String> {
-        let cut = usize::try_from(length).ok().and_then(|length| self.0.split_at_checked(length));
-        let Some((taken, rest)) = cut else {
-            return Err(format!(
-                "a field claims {length} bytes, {} are left (cut off or damaged)",
-                self.0.len()
-            ));
-        };
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn varint(&mut self) -> Result<u64, String> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first().ok_or("a number is cut off")?;
-            self.0 = rest;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err("a number has more than 64 bits".into())
-    }
-}
-
-/// Writes small models for tests, so that no foreign one needs to be carried.
-#[cfg(test)]
-pub(super) mod testing {
-    use std::collections::BTreeMap;
-
-    /// A protobuf message under construction.
-    #[derive(Clone, Default)]
-    pub(crate) struct Message(pub(crate) Vec<u8>);
-
-    impl Message {
-        fn raw_varint(&mut self, mut value: u64) {
-            while value >= 0x80 {
-                self.0.push(value as u8 | 0x80);
-                value >>= 7;
-            }
-            self.0.push(value as u8);
-        }
-
-        pub(crate) fn varint(mut self, number: u64, value: u64) -> Self {
-            self.raw_varint(number << 3);
-            self.raw_varint(value);
-            self
-        }
-
-        pub(crate) fn bytes(mut self, number: u64, value: &[u8]) -> Self {
-            self.raw_varint(number << 3 | 2);
-            self.raw_varint(value.len() as u64);
-            self.0.extend(value);
-            self
-        }
-
-        pub(crate) fn float(mut self, number: u64, value: f32) -> Self {
-            self.raw_varint(number << 3 | 5);
-            self.0.extend(value.to_le_bytes());
-            self
-        }
-    }
-
-    pub(crate) const NORMAL: u64 = 1;
-    pub(crate) const UNKNOWN: u64 = 2;
-    pub(crate) const CONTROL: u64 = 3;
-    pub(crate) const USER_DEFINED: u64 = 4;
-    pub(crate) const UNUSED: u64 = 5;
-    pub(crate) const BYTE: u64 = 6;
-
-    /// The three pieces that T5's vocabulary begins with.
-    pub(crate) const T5_FIRST: [(&str, f32, u64); 3] =
-        [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)];
-
-    pub(crate) fn piece(text: &str, score: f32, kind: u64) -> Message {
-        Message::default().bytes(1, text.as_bytes()).float(2, score).varint(3, kind)
-    }
-
-    /// A `ModelProto` of the given pieces.
-    pub(crate) fn model(pieces: &[(&str, f32, u64)], trainer: Message, normalizer: Message) -> Vec<u8> {
-        let pieces = pieces.iter().fold(Message::default(), |proto, (text, score, kind)| {
-            proto.bytes(1, &piece(text, *score, *kind).0)
-        });
-        pieces.bytes(2, &trainer.0).bytes(3, &normalizer.0).0
-    }
-
-    /// T5's first pieces, then `words`.
-    pub(crate) fn t5(words: &[(&str, f32)], rules: &[(&str, &str)]) -> Vec<u8> {
-        let words = words.iter().map(|(text, score)| (*text, *score, NORMAL));
-        let pieces: Vec<_> = T5_FIRST.into_iter().chain(words).collect();
-        model(&pieces, Message::default(), Message::default().bytes(2, &charsmap(rules)))
-    }
-
-    /// A character map from sequences to replacements. Each state of the trie gets 256 places of its own, which is
-    /// wasteful but needs no search for free ones.
-    pub(crate) fn charsmap(rules: &[(&str, &str)]) -> Vec<u8> {
-        #[derive(Default)]
-        struct State {
-            next: BTreeMap<u8, usize>,
-            value: Option<usize>,
-        }
-        if rules.is_empty() {
-            return Vec::new();
-        }
-        let (mut states, mut texts) = (vec![State::default()], Vec::new());
-        for (from, to) in rules {
-            let mut at = 0;
-            for byte in from.bytes() {
-                let fresh = states.len();
-                at = *states[at].next.entry(byte).or_insert(fresh);
-                if at == fresh {
-                    states.push(State::default());
-                }
-            }
-            states[at].value = Some(texts.len());
-            texts.extend(to.bytes().chain([0]));
-        }
-        let base = |state: usize| (state as u32 + 1) << 8;
-        let mut units = vec![0_u32; base(states.len()) as usize];
-        units[0] = base(0) << 10;
-        for (state, content) in states.iter().enumerate() {
-            if let Some(value) = content.value {
-                units[base(state) as usize] = value as u32 | super::LEAF;
-            }
-            for (byte, next) in &content.next {
-                let place = base(state) | u32::from(*byte);
-                let ends = if states[*next].value.is_some() { super::HAS_LEAF } else { 0 };
-                units[place as usize] = (place ^ base(*next)) << 10 | ends | u32::from(*byte);
-            }
-        }
-        let trie: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-        [&(trie.len() as u32).to_le_bytes(), trie.as_slice(), &texts].concat()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::charsmap::{LEAF, MAX_REPLACEMENT_BYTES};
     use super::testing::*;
     use super::*;
 
