@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use uno_core::weights::Checkpoint;
 use uno_models::Defaults;
 use uno_models::unope::UnoPe;
@@ -30,44 +31,72 @@ pub struct Arguments {
     /// Pictures to train on, of each number of references; those of the part uno if they are there
     #[arg(long, default_value_t = PAIRS)]
     pairs: usize,
+    /// What is left out; all of it in turn if not given
+    #[arg(long, value_delimiter = ',')]
+    variants: Vec<Variant>,
 }
 
-/// What is left out: a name, how references are placed, and whether there is a stage with one reference.
-const VARIANTS: [(&str, UnoPe, bool); 5] = [
-    ("UnoPE, progressive", UnoPe::D, true),
-    ("rows only", UnoPe::H, true),
-    ("columns only", UnoPe::W, true),
-    ("no offset", UnoPe::O, true),
-    ("several references from the start", UnoPe::D, false),
-];
+/// What is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Variant {
+    /// Nothing
+    Whole,
+    /// Moving references in columns: each only begins below the last
+    RowsOnly,
+    /// Moving references in rows: each only begins to the right of the last
+    ColumnsOnly,
+    /// Moving references at all
+    NoOffset,
+    /// The stage with one reference; the other is as long as both
+    NoFirstStage,
+}
+
+impl Variant {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "UnoPE, progressive",
+            Self::RowsOnly => "rows only",
+            Self::ColumnsOnly => "columns only",
+            Self::NoOffset => "no offset",
+            Self::NoFirstStage => "several references from the start",
+        }
+    }
+
+    fn pe(self) -> UnoPe {
+        match self {
+            Self::Whole | Self::NoFirstStage => UnoPe::D,
+            Self::RowsOnly => UnoPe::H,
+            Self::ColumnsOnly => UnoPe::W,
+            Self::NoOffset => UnoPe::O,
+        }
+    }
+}
 
 impl Arguments {
     pub fn run(&self, out: &Path, seed: u64) -> Result<()> {
         let pictures = Pictures { seed, count: self.pairs };
         let folder = out.join("ablation");
         std::fs::create_dir_all(&folder)?;
-        let mut results: Vec<Vec<Vec<Row>>> = vec![Vec::new(); VARIANTS.len()];
+        let variants =
+            if self.variants.is_empty() { Variant::value_variants() } else { self.variants.as_slice() };
+        let mut results: Vec<(Variant, Vec<Vec<Row>>)> =
+            variants.iter().map(|&variant| (variant, Vec::new())).collect();
         // Seeds outside, so that what is there after each round compares like with like.
         for seed in (seed..).take(self.seeds as usize) {
-            for (variant, results) in VARIANTS.iter().zip(&mut results) {
-                results.push(self.rows(out, *variant, seed, &pictures)?);
+            for (variant, runs) in &mut results {
+                runs.push(self.rows(out, *variant, seed, &pictures)?);
             }
             let table = table(&results);
             println!("{table}");
-            std::fs::write(folder.join("table.md"), table)?;
+            std::fs::write(folder.join(format!("table-{}.md", self.steps)), table)?;
         }
         Ok(())
     }
 
     /// Trains and judges one variant, or reads what an earlier run left.
-    fn rows(
-        &self,
-        out: &Path,
-        (name, pe, is_progressive): (&str, UnoPe, bool),
-        seed: u64,
-        pictures: &Pictures,
-    ) -> Result<Vec<Row>> {
-        let steps = if is_progressive { [self.steps; 2] } else { [0, 2 * self.steps] };
+    fn rows(&self, out: &Path, variant: Variant, seed: u64, pictures: &Pictures) -> Result<Vec<Row>> {
+        let pe = variant.pe();
+        let steps = if variant == Variant::NoFirstStage { [0, 2 * self.steps] } else { [self.steps; 2] };
         let base = Checkpoint::open(out.join("model").join(FLUX))?;
         // All that a result depends on, so that none of other settings is taken for it.
         let run = format!(
@@ -86,7 +115,7 @@ impl Arguments {
             ensure!(rows.len() == 3, "{}: got {} rows, wanted 3", result.display(), rows.len());
             return Ok(rows);
         }
-        println!("{name}, seed {seed}");
+        println!("{}, seed {seed}", variant.name());
         let lora = Stages { steps, rate: self.rate, pe, seed }.train(out, &run, &pictures.lists(out)?)?;
         let candidate =
             Candidate { pipeline: open(out, Some(lora))?, defaults: Defaults::UNO_TINY, pe, steps: 25 };
@@ -97,11 +126,11 @@ impl Arguments {
 }
 
 /// Means and deviations over the seeds.
-fn table(results: &[Vec<Vec<Row>>]) -> String {
+fn table(results: &[(Variant, Vec<Vec<Row>>)]) -> String {
     let mut table = String::from(
         "| | identity, 1 subject | 2 | 3 | rank, 1 | 2 | 3 | scene | relation, 2 | 3 |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
-    for ((name, ..), runs) in VARIANTS.iter().zip(results) {
+    for (variant, runs) in results {
         let of = |f: &dyn Fn(&[Row]) -> f32| spread(&runs.iter().map(|rows| f(rows)).collect::<Vec<_>>());
         let cells = [
             of(&|rows| rows[0].identity),
@@ -115,7 +144,7 @@ fn table(results: &[Vec<Vec<Row>>]) -> String {
             of(&|rows| rows[2].relation.unwrap_or_default()),
         ];
         // Writing to a string does not fail.
-        let _ = writeln!(table, "| {name} | {} |", cells.join(" | "));
+        let _ = writeln!(table, "| {} | {} |", variant.name(), cells.join(" | "));
     }
     table
 }

@@ -96,7 +96,7 @@ def draw(page):
     page.head(LEFT, TOP + high + 22, False, INK)
     page.text(LEFT - 16, TOP + high + 20, "row", 19, anchor="rm")
 
-    for name, row, column, r, c, (strong, fill, _) in parts:
+    for _, row, column, r, c, (strong, fill, _) in parts:
         x, y = at(row, column)
         for i in range(r):
             for j in range(c):

@@ -17,12 +17,12 @@ the release of torch before them, `f32.codes` [n] and `bf16.codes` [65536]: the 
 bf16 in the order of their bits.
 """
 
-from pathlib import Path
 import sys
+from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 import torch
+from safetensors.torch import load_file, save_file
 
 SEED = 20240614
 

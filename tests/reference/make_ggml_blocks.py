@@ -12,8 +12,8 @@ For every type, `{NAME}.bytes` [blocks, bytes of a block] (U8) holds blocks of r
 `{NAME}.packed` (U8) the blocks `gguf.quants.quantize` writes for them. The seed is fixed: a rerun writes the same file.
 """
 
-from pathlib import Path
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import torch
 from models import (
-    autoencoder, autoencoder_from_original, merged, transformer, transformer_from_original,
+    autoencoder,
+    autoencoder_from_original,
+    merged,
+    transformer,
+    transformer_from_original,
 )  # fmt: skip
 from run import run_transformer
 from safetensors.torch import load_file, safe_open
