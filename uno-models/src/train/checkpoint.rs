@@ -90,7 +90,7 @@ pub fn write(
     let parent = folder.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(Error::write(parent))?;
     let temporary =
-        tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(parent).map_err(Error::write(folder))?;
+        tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(parent).map_err(Error::write(folder))?;
     let inside = temporary.path();
     let metadata = BTreeMap::from([
         ("software".to_owned(), concat!("uno-rs ", env!("CARGO_PKG_VERSION")).to_owned()),
