@@ -41,3 +41,8 @@ pub mod unope;
 pub use error::{Error, Result};
 pub use pipeline::{Generated, Generation, UnoPipeline};
 pub use request::{Defaults, Request};
+
+/// The program in the repository's README, compiled as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct RepositoryReadme;
