@@ -246,13 +246,27 @@ fn choose(arguments: &Arguments, file: &Checkpoint) -> Result<Chosen> {
         left.retain(|name| !tensors.contains(*name));
         if before > left.len() {
             let (count, name) = (before - left.len(), other.name());
-            eprintln!("left out: {count} tensors of the part {name}; convert them to a file of their own with --part {name}");
+            eprintln!(
+                "left out: {count} tensors of the part {name}; convert them to a file of their own with --part {name}"
+            );
         }
     }
     if let Some(first) = left.first() {
-        eprintln!("left out: {} tensors that belong to no part that is known, the first is {first}", left.len());
+        eprintln!(
+            "left out: {} tensors that belong to no part that is known, the first is {first}",
+            left.len()
+        );
     }
-    Ok(Chosen { part: Some(*part), checkpoint: checkpoint.clone() })
+    // Some versions of transformers saved the numbers 0, 1, 2 ... with their models.
+    let (counted, kept): (Vec<_>, Vec<_>) = checkpoint
+        .tensors()
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.clone()))
+        .partition(|(name, tensor)| name.ends_with("embeddings.position_ids") && !tensor.is_read());
+    for (name, _) in counted {
+        eprintln!("left out: {name}, which only counts positions");
+    }
+    Ok(Chosen { part: Some(*part), checkpoint: Checkpoint::from_tensors(checkpoint.path(), kept) })
 }
 
 /// What LoRAs add to the part that is written. What else they hold is said.
@@ -276,7 +290,10 @@ fn merged(arguments: &Arguments, chosen: &Chosen) -> Result<Deltas> {
         ensure!(
             !mine.is_empty(),
             "{path}: adapts nothing of {component}, but {}; give it where that is converted",
-            with.iter().map(|(part, count)| format!("{count} layers of the part {}", part.name())).collect::<Vec<_>>().join(", ")
+            with.iter()
+                .map(|(part, count)| format!("{count} layers of the part {}", part.name()))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
         eprintln!("{path}: {} layers of {component} are merged", mine.len());
         for (part, count) in with {

@@ -46,7 +46,9 @@ impl Adapted for Flux {
 
     fn about(&self) -> String {
         let FluxConfig { hidden_size, depth, depth_single_blocks, .. } = self.config();
-        format!("this transformer (width {hidden_size}, {depth} double and {depth_single_blocks} single blocks)")
+        format!(
+            "this transformer (width {hidden_size}, {depth} double and {depth_single_blocks} single blocks)"
+        )
     }
 }
 
@@ -184,8 +186,8 @@ pub fn attach<M: Adapted>(
     let mut places = Vec::with_capacity(mine.len());
     for delta in &mine {
         let shape = model.linear_mut(&delta.layer).map(|linear| linear.shape());
-        let shape = shape
-            .ok_or_else(|| refuse(format!("adapts {}, which {about} does not have", delta.layer)))?;
+        let shape =
+            shape.ok_or_else(|| refuse(format!("adapts {}, which {about} does not have", delta.layer)))?;
         places.push(delta.place(shape, &about).map_err(refuse)?.start);
     }
     let attached = Attached {
@@ -219,7 +221,8 @@ pub fn merge(model: &mut Flux, dtype: FloatDType) -> Result<()> {
 /// The tensors of a LoRA file that adapt this part of a model, as a file of their own without configuration: to tell what they
 /// take.
 pub fn part(checkpoint: &Checkpoint, component: Component) -> Checkpoint {
-    let is_of = |key: &str| lora_keys::parse(key).is_some_and(|(target, _)| target.layer.component == component);
+    let is_of =
+        |key: &str| lora_keys::parse(key).is_some_and(|(target, _)| target.layer.component == component);
     let tensors = checkpoint.tensors().iter().filter(|(key, _)| is_of(key));
     Checkpoint::from_tensors(checkpoint.path(), tensors.map(|(key, tensor)| (key.clone(), tensor.clone())))
 }
@@ -239,7 +242,10 @@ pub fn deltas(checkpoint: &Checkpoint, scale: f64) -> Result<Vec<LoraDelta>> {
     for (key, tensor) in checkpoint.tensors() {
         let place = match lora_keys::parse(key) {
             Some((_, Half::Dora)) => {
-                return refuse(format!("holds {key}: a DoRA, which is more than a sum; wanted a plain LoRA"));
+                return refuse(format!(
+                    "is no plain LoRA but a DoRA (it holds {key:?}), which is more than a sum and is not read; {}",
+                    kinds::MERGE
+                ));
             }
             Some((target, half)) => {
                 let halves = found.entry(target).or_default();
@@ -286,7 +292,9 @@ fn not_plain(
     }
     let of_kind = unknown.iter().find_map(|(key, tensor)| Some((key, kinds::kind(key, tensor.shape())?)));
     if let Some((key, kinds::Kind { name, remedy })) = of_kind {
-        return Some(format!("holds {key:?}: it is a {name}, which is not read; {remedy}"));
+        return Some(format!(
+            "is no plain LoRA for FLUX but {name} (it holds {key:?}), which is not read; {remedy}"
+        ));
     }
     if found.is_empty() {
         return Some(format!(
@@ -333,7 +341,10 @@ impl Halves<'_> {
             return Err(match lacking {
                 Some(lacking) => {
                     let half = if self.down.is_none() { "down (A)" } else { "up (B)" };
-                    format!("{}: its {half} half is missing: there is no {lacking:?}; load the file anew", target.layer)
+                    format!(
+                        "{}: its {half} half is missing: there is no {lacking:?}; load the file anew",
+                        target.layer
+                    )
                 }
                 None => format!("{}: there is an alpha, but no matrices; load the file anew", target.layer),
             });
@@ -356,9 +367,9 @@ impl Halves<'_> {
             ));
         }
         let up = match target.swap_halves {
-            true => {
-                up.with_swapped_halves().ok_or_else(|| format!("{up_key} has {outputs} rows; wanted an even number"))?
-            }
+            true => up
+                .with_swapped_halves()
+                .ok_or_else(|| format!("{up_key} has {outputs} rows; wanted an even number"))?,
             false => up,
         };
         // Alpha tensors go before what is written beside them: converters keep the one, and not always the other.
@@ -398,7 +409,8 @@ pub fn check_whole(checkpoint: &Checkpoint, config: &FluxConfig) -> Result<()> {
     let found: Vec<String> =
         keys().filter_map(|key| Some(lora_keys::parse(key)?.0.layer.to_string())).collect();
     let wanted = lora_keys::uno_layers(config.depth, config.depth_single_blocks);
-    let missing = wanted.into_iter().map(|(_, target)| target.layer.to_string()).find(|layer| !found.contains(layer));
+    let missing =
+        wanted.into_iter().map(|(_, target)| target.layer.to_string()).find(|layer| !found.contains(layer));
     match missing {
         None => Ok(()),
         Some(layer) => Err(Error::format(
@@ -446,8 +458,7 @@ mod tests {
                 "double_blocks.0.processor.qkv_lora1.up.weight",
             ),
         ] {
-            let [delta] = &deltas(&file(&[(a, down.clone()), (b, up.clone())]), 3.0).unwrap()[..]
-            else {
+            let [delta] = &deltas(&file(&[(a, down.clone()), (b, up.clone())]), 3.0).unwrap()[..] else {
                 panic!("{a}")
             };
             assert_eq!(

@@ -236,10 +236,13 @@ impl<'a> Unwrapped<'a> {
         {
             (rest, said) = (inner, said.max(tells));
         }
-        let underscored =
-            UNDERSCORED.iter().find_map(|(prefix, tells, style)| Some((rest.strip_prefix(prefix)?, *tells, *style)));
+        let underscored = UNDERSCORED
+            .iter()
+            .find_map(|(prefix, tells, style)| Some((rest.strip_prefix(prefix)?, *tells, *style)));
         match underscored {
-            Some((rest, tells, style)) => Self { rest, said: said.max(tells), separator: '_', style: Some(style) },
+            Some((rest, tells, style)) => {
+                Self { rest, said: said.max(tells), separator: '_', style: Some(style) }
+            }
             None => Self { rest, said, separator: '.', style: None },
         }
     }

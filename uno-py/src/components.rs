@@ -215,7 +215,8 @@ impl Transformer {
             Ok((model, others))
         })?;
         for other in others {
-            let text = format!("the LoRA adapts {other} too, which a Transformer has not; UnoPipeline applies it");
+            let text =
+                format!("the LoRA adapts {other} too, which a Transformer has not; UnoPipeline applies it");
             let text = std::ffi::CString::new(text)?;
             PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
         }

@@ -79,7 +79,9 @@ impl Config {
             Component::T5 => "text_encoder_2.",
         };
         if let Some(all) = fields(checkpoint, HEADER)? {
-            let inside = |(name, value): (&String, &Value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone()));
+            let inside = |(name, value): (&String, &Value)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), value.clone()))
+            };
             let of_part: Map<String, Value> = all.iter().filter_map(inside).collect();
             if !of_part.is_empty() {
                 return Self::new(format!("{HEADER}: {prefix}"), &of_part).map(Some);
@@ -176,7 +178,9 @@ fn fields(checkpoint: &Checkpoint, name: &str) -> Result<Option<Map<String, Valu
     // Windows' editors put a byte order mark before it.
     let fields = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     fields.map(Some).map_err(|e| {
-        format!("{name} cannot be used: {e}; wanted a JSON object, in which all numbers are finite (NaN is none)")
+        format!(
+            "{name} cannot be used: {e}; wanted a JSON object, in which all numbers are finite (NaN is none)"
+        )
     })
 }
 
@@ -332,7 +336,8 @@ mod tests {
     #[test]
     fn the_header_has_a_configuration_for_each_part() {
         let json = r#"{"transformer.r": 4, "transformer.lora_alpha": 2, "text_encoder.r": 2, "text_encoder.lora_alpha": 6}"#;
-        let file = beside(HEADER, json).with_metadata(ADAPTER_CONFIG, r#"{"r": 4, "lora_alpha": 16}"#.to_owned());
+        let file =
+            beside(HEADER, json).with_metadata(ADAPTER_CONFIG, r#"{"r": 4, "lora_alpha": 16}"#.to_owned());
         let mut configs = Configs::new(&file);
         assert_eq!(configs.factor(Component::Transformer, "a", 4), Ok(0.5));
         assert_eq!(configs.factor(Component::Clip, "a", 2), Ok(3.0));

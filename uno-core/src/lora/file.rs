@@ -57,7 +57,9 @@ fn read(config: &Path) -> Result<String> {
     let file = std::fs::File::open(config).map_err(Error::io(config))?;
     file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(config))?;
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        let reason = format!("is too long for the configuration of an adapter; wanted at most {MAX_CONFIG_BYTES} bytes");
+        let reason = format!(
+            "is too long for the configuration of an adapter; wanted at most {MAX_CONFIG_BYTES} bytes"
+        );
         return Err(Error::format(config, reason));
     }
     String::from_utf8(bytes).map_err(|_| Error::format(config, "is no text in UTF-8; wanted JSON"))

@@ -5,14 +5,14 @@ use crate::lora_keys;
 /// A kind of adapter that is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// Its name, in words for people.
+    /// What follows "is no plain LoRA for FLUX but".
     pub(super) name: &'static str,
     /// What can be had of it all the same.
     pub(super) remedy: &'static str,
 }
 
 /// Merged, any adapter is an ordinary transformer.
-const MERGE: &str = "merge it into the transformer with the program that made it, and take the merged transformer, or take a plain \
+pub(super) const MERGE: &str = "merge it into the transformer with the program that made it, and take the merged transformer, or take a plain \
                      LoRA";
 const OTHER: &str = "take a LoRA that adapts FLUX.1's own layers";
 
@@ -32,35 +32,46 @@ const MARKS: [(&[&str], Kind); 17] = [
     (&[".lora_E", ".ranknum"], Kind { name: "AdaLoRA", remedy: MERGE }),
     (&[".vera_"], Kind { name: "VeRA", remedy: MERGE }),
     (
-        &[".vblora_", ".hra_u", ".fourierft_", ".bone_", ".miss_", ".shira_", ".randlora_", ".road_", ".c3a_", ".waveft_"],
-        Kind { name: "adapter of PEFT other than LoRA", remedy: MERGE },
+        &[
+            ".vblora_",
+            ".hra_u",
+            ".fourierft_",
+            ".bone_",
+            ".miss_",
+            ".shira_",
+            ".randlora_",
+            ".road_",
+            ".c3a_",
+            ".waveft_",
+        ],
+        Kind { name: "another kind of PEFT's", remedy: MERGE },
     ),
     (&[".lora_mid."], Kind { name: "LoCon with a core between its matrices", remedy: MERGE }),
     (
         &[".diff", ".diff_b", ".set_weight", ".w_norm", ".b_norm"],
-        Kind { name: "set of whole differences of weights (.diff, .diff_b)", remedy: MERGE },
+        Kind { name: "whole differences of weights (.diff, .diff_b)", remedy: MERGE },
     ),
     (
         &[".lora_A.bias", ".lora_B.bias", ".lora_down.bias", ".lora_up.bias", ".reshape_weight"],
-        Kind { name: "LoRA that has biases or widens layers", remedy: MERGE },
+        Kind { name: "one with biases or wider layers", remedy: MERGE },
     ),
-    (&[".lora_embedding_"], Kind { name: "LoRA on embeddings", remedy: OTHER }),
-    (&["ip_adapter", "ip-adapter"], Kind { name: "IP-Adapter", remedy: OTHER }),
-    (&["controlnet"], Kind { name: "ControlNet", remedy: OTHER }),
+    (&[".lora_embedding_"], Kind { name: "one on embeddings", remedy: OTHER }),
+    (&["ip_adapter", "ip-adapter"], Kind { name: "an IP-Adapter", remedy: OTHER }),
+    (&["controlnet"], Kind { name: "a ControlNet", remedy: OTHER }),
     (
         &["bundle_emb.", "emb_params", "string_to_param"],
-        Kind { name: "embedding of new words (textual inversion)", remedy: OTHER },
+        Kind { name: "an embedding of new words (textual inversion)", remedy: OTHER },
     ),
     (
         &["down_blocks", "up_blocks", "input_blocks", "output_blocks", "mid_block", "middle_block"],
-        Kind { name: "LoRA for the U-Net of Stable Diffusion", remedy: OTHER },
+        Kind { name: "one for the U-Net of Stable Diffusion", remedy: OTHER },
     ),
 ];
 
 /// The kind that a tensor is of, by its name and shape; `None` if that tells nothing.
 pub(super) fn kind(key: &str, shape: &[usize]) -> Option<Kind> {
     if lora_keys::is_clip_g(key) {
-        return Some(Kind { name: "LoRA for CLIP-G, a text encoder that FLUX has not", remedy: OTHER });
+        return Some(Kind { name: "one for CLIP-G, a text encoder that FLUX has not", remedy: OTHER });
     }
     // LyCORIS names the blocks of both kinds alike; those of BOFT have one dimension more.
     if key.contains(".oft_blocks") && shape.len() == 4 {
