@@ -302,8 +302,10 @@ fn a_lora_for_another_model_is_refused() {
         }
     };
     with_tensors(&desk, "dit_lora.safetensors", widen, || {
-        desk.run("--model model")
-            .refused(&desk, &["dit_lora.safetensors", "[384, 4]", "[192, 4]", "another width than 64"]);
+        desk.run("--model model").refused(
+            &desk,
+            &["dit_lora.safetensors", "128 inputs", "(width 64, ", "has 64 and 64", "another width"],
+        );
     });
     // Of a model of more blocks.
     let deepen = |tensors: &mut Tensors| {

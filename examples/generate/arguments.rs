@@ -116,9 +116,9 @@ pub struct Arguments {
     /// Factor on UNO's LoRA; 0 is plain FLUX
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Model")]
     pub lora_scale: f64,
-    /// A further LoRA (XLabs, kohya, diffusers or PEFT keys), with its factor after an @: style.safetensors@0.8; may be given
-    /// several times
-    #[arg(long, num_args = 1, value_name = "FILE[@SCALE]", help_heading = "Model")]
+    /// A further LoRA (XLabs, kohya, OneTrainer, diffusers or PEFT keys; a file, or a folder of PEFT or diffusers), with its factor
+    /// after an @: style.safetensors@0.8; may be given several times
+    #[arg(long, num_args = 1, value_name = "PATH[@SCALE]", help_heading = "Model")]
     pub add_lora: Vec<AddedLora>,
     /// Merge the LoRAs into the weights (faster steps, more memory; the same picture up to rounding): always, never, or auto, where
     /// that fits into the memory

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use burn::tensor::{Device, FloatDType};
 use uno_core::device::{check_dtype, is_cpu};
+use uno_core::lora;
 use uno_core::vae::AutoEncoderConfig;
-use uno_core::weights::{Checkpoint, Storage};
+use uno_core::weights::Storage;
 use uno_models::checkpoint::{CheckpointOptions, EMBEDDED, discover, embedded};
 use uno_models::components::{ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
@@ -88,7 +89,7 @@ impl Model {
         });
         let recorded: Vec<_> = if arguments.add_lora.is_empty() { recorded.collect() } else { Vec::new() };
         for AddedLora { path, scale } in arguments.add_lora.iter().chain(&recorded) {
-            source.more_loras.push((Checkpoint::open(path)?, *scale));
+            source.more_loras.push((lora::open(path)?, *scale));
         }
         let options = options(arguments, repeated, device)?;
         let info = ModelInfo::new(&source, &options, &arguments.device);

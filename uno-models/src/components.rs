@@ -6,6 +6,7 @@ use std::str::FromStr;
 use burn::tensor::{Device, FloatDType};
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::lora;
+use uno_core::lora_keys::Component;
 use uno_core::text::{
     ClipTextConfig, ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer,
 };
@@ -80,7 +81,7 @@ pub struct PipelineOptions {
     pub vae_tile: Option<usize>,
     /// Factor on UNO's LoRA.
     pub lora_scale: f64,
-    /// Whether LoRAs are merged into the weights.
+    /// Whether LoRAs are merged into the transformer's weights. In text encoders they stay beside them.
     pub merge_lora: LoraMerge,
     /// Whether the transformer multiplies in 8-bit integers ([`LoadOptions::int8`]): faster, and an approximation.
     pub int8: bool,
@@ -123,7 +124,8 @@ pub struct ModelSource {
     pub ae: Checkpoint,
     /// UNO's LoRA, if it is used.
     pub lora: Option<Checkpoint>,
-    /// Further LoRAs, each with its factor, in the order in which they are added.
+    /// Further LoRAs, each with its factor, in the order in which they are added. They are opened with [`lora::open`], which reads
+    /// their alpha too where it is not among the tensors.
     pub more_loras: Vec<(Checkpoint, f64)>,
     /// Both text encoders.
     pub text: TextSource,
@@ -172,7 +174,7 @@ impl ModelSource {
             model_type: files.model_type.to_string(),
             dit,
             ae: Checkpoint::open(&files.ae.files)?,
-            lora: files.lora.as_ref().map(|lora| Checkpoint::open(&lora.files)).transpose()?,
+            lora: files.lora.as_ref().map(|lora| lora::open(&lora.files)).transpose()?,
             more_loras: Vec::new(),
             text: TextSource {
                 t5: Checkpoint::open(&files.t5.weights.files)?,
@@ -207,6 +209,12 @@ impl ModelSource {
         self.lora.is_some() || !self.more_loras.is_empty()
     }
 
+    /// All LoRAs in order, each with its factor; `own` is that of UNO's.
+    fn loras(&self, own: f64) -> Vec<(Checkpoint, f64)> {
+        let own = self.lora.iter().map(|lora| (lora.clone(), own));
+        own.chain(self.more_loras.iter().cloned()).collect()
+    }
+
     /// Every checkpoint, with the name of its part.
     pub fn checkpoints(&self) -> Vec<(String, &Checkpoint)> {
         let mut all =
@@ -238,10 +246,16 @@ fn t5_length(weights: &Path) -> Result<usize> {
 }
 
 impl TextSource {
-    fn load(&self, options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
-        let t5 = T5Encoder::load(&self.t5, options)?;
+    /// Loads both encoders, and beside their weights what the LoRAs, each with its factor, are to them. It is never merged: an
+    /// encoder runs once per prompt, and stays as it is stored.
+    fn load(&self, loras: &[(Checkpoint, f64)], options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
+        let mut t5 = T5Encoder::load(&self.t5, options)?;
         let config = ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
-        let clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
+        let mut clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
+        for (lora, scale) in loras {
+            lora::attach(&mut t5, lora, *scale, options)?;
+            lora::attach(&mut clip, lora, *scale, options)?;
+        }
         FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), self.t5_length)
     }
 }
@@ -249,12 +263,13 @@ impl TextSource {
 /// A text encoder that holds no weights between prompts: it loads them, encodes and releases them.
 struct ReleasedTextEncoder {
     source: TextSource,
+    loras: Vec<(Checkpoint, f64)>,
     options: LoadOptions,
 }
 
 impl TextEncoder for ReleasedTextEncoder {
     fn encode(&self, prompts: &[String]) -> uno_core::Result<TextEncoding> {
-        self.source.load(&self.options)?.encode(prompts)
+        self.source.load(&self.loras, &self.options)?.encode(prompts)
     }
 }
 
@@ -267,15 +282,14 @@ pub(crate) fn modulation_bytes(config: &FluxConfig, dit: &Checkpoint, load: &Loa
     u64::try_from(bytes * share / u128::from(numbers.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Loads the transformer with UNO's LoRA, beside its weights or merged.
+/// Loads the transformer with UNO's LoRA and the further ones, beside its weights or merged.
 ///
 /// # Errors
 ///
-/// Weights that are missing, left over or of another shape; a LoRA for another model.
+/// Weights that are missing, left over or of another shape; a LoRA for another model; UNO's without one of its layers.
 pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Result<Flux> {
     let load = options.load().with_resident_bytes(options.resident_bytes).with_int8(options.int8);
     let mut model = Flux::load(&source.dit, &load)?;
-    let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
     let taken = |c: &Checkpoint| c.tensors().values().map(|tensor| load.bytes_of(tensor)).sum::<u64>();
     let taken_by_dit =
         taken(&source.dit).saturating_sub(modulation_bytes(model.config(), &source.dit, &load));
@@ -283,12 +297,15 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
     if options.resident_bytes == u64::MAX {
         left = u64::MAX;
     }
-    for (checkpoint, scale) in own.chain(source.more_loras.iter().map(|(c, scale)| (c, *scale))) {
+    for (checkpoint, scale) in source.loras(options.lora_scale) {
         // A LoRA is read at every layer: it stays, or is streamed, as a whole.
-        let bytes = taken(checkpoint);
+        let bytes = taken(&lora::part(&checkpoint, Component::Transformer));
         let resident = if bytes <= left { u64::MAX } else { 0 };
         left = if left == u64::MAX { left } else { left.saturating_sub(bytes) };
-        lora::attach(&mut model, checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
+        lora::attach(&mut model, &checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
+    }
+    if let Some(own) = &source.lora {
+        lora::check_whole(own, model.config())?;
     }
     if options.merge_lora.is_merged() {
         lora::merge(&mut model, options.dtype)?;
@@ -305,13 +322,13 @@ pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Resu
     Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tile)?)
 }
 
-/// Loads both text encoders.
+/// Loads both text encoders, with what the LoRAs are to them beside their weights.
 ///
 /// # Errors
 ///
-/// Weights that are missing, left over or of another shape; a vocabulary of another model.
+/// Weights that are missing, left over or of another shape; a vocabulary of another model; a LoRA for another model.
 pub fn load_text_encoder(source: &ModelSource, options: &PipelineOptions) -> Result<FluxTextEncoder> {
-    Ok(source.text.load(&options.load_text())?)
+    Ok(source.text.load(&source.loras(options.lora_scale), &options.load_text())?)
 }
 
 /// Loads a pipeline. `observer` hears of each stage, and can stop between them.
@@ -334,7 +351,8 @@ pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Obse
     check_widths(&text, &model, &codec)?;
     let mut pipeline = if options.release_text_encoders {
         drop(text);
-        let text = ReleasedTextEncoder { source: source.text.clone(), options: options.load_text() };
+        let (text, loras) = (source.text.clone(), source.loras(options.lora_scale));
+        let text = ReleasedTextEncoder { source: text, loras, options: options.load_text() };
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     } else {
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)

@@ -8,10 +8,11 @@ use image::RgbImage;
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use uno_core::lora;
 use uno_core::noise::NoiseSource;
 use uno_core::preview::LatentPreview;
 use uno_core::sampling::SequenceLength;
-use uno_core::weights::{Checkpoint, Storage};
+use uno_core::weights::Storage;
 use uno_models::checkpoint::{CheckpointOptions, ModelType, Progress, discover, embedded};
 use uno_models::components::{LoraMerge, ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
@@ -71,7 +72,7 @@ impl LoadArguments {
     fn open(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
         let mut source = if self.embedded { embedded()? } else { self.find(watcher)? };
         for (path, scale) in &self.loras {
-            source.more_loras.push((Checkpoint::open(path)?, *scale));
+            source.more_loras.push((lora::open(path)?, *scale));
         }
         Ok(source)
     }

@@ -104,7 +104,7 @@ pub struct Arguments {
     pub lora_scale: f64,
     /// A further LoRA that jobs may use, with the name that they use it by and its factor where they name none; may be given
     /// several times
-    #[arg(long, num_args = 1, value_name = "NAME=FILE[@SCALE]", help_heading = "Model")]
+    #[arg(long, num_args = 1, value_name = "NAME=PATH[@SCALE]", help_heading = "Model")]
     pub add_lora: Vec<AddedLora>,
     /// Fetch what is missing from the Hugging Face hub (up to 37 GB, kept in HF_HOME)
     #[arg(long, help_heading = "Model")]

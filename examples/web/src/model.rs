@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tracing::{info, warn};
 use uno_core::device::{self, check_dtype, is_cpu};
+use uno_core::lora;
 use uno_core::preview::LatentPreview;
 use uno_core::traits::Observer;
 use uno_core::vae::AutoEncoderConfig;
@@ -125,14 +126,14 @@ impl Model {
         options.storage = if is_cpu(&device) { Storage::AsStored } else { Storage::Expanded };
         let mut more_loras = Vec::new();
         let mut loras: Vec<LoraScale> = Vec::new();
-        for lora in &arguments.add_lora {
+        for added in &arguments.add_lora {
             anyhow::ensure!(
-                loras.iter().all(|other| other.name != lora.name),
+                loras.iter().all(|other| other.name != added.name),
                 "--add_lora: {:?} is the name of two LoRAs; wanted different ones",
-                lora.name
+                added.name
             );
-            more_loras.push(Checkpoint::open(&lora.path)?);
-            loras.push(LoraScale { name: lora.name.clone(), scale: lora.scale });
+            more_loras.push(lora::open(&added.path)?);
+            loras.push(LoraScale { name: added.name.clone(), scale: added.scale });
         }
         let budgets = budgets(arguments.memory, is_cpu(&device));
         let is_measured = arguments.memory == Budget::Auto && is_cpu(&device);

@@ -184,6 +184,19 @@ impl Layer {
         }
     }
 
+    /// The linear layer `name` of this layer.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "self_attn.q_proj" => Some(&mut self.q_proj),
+            "self_attn.k_proj" => Some(&mut self.k_proj),
+            "self_attn.v_proj" => Some(&mut self.v_proj),
+            "self_attn.out_proj" => Some(&mut self.out_proj),
+            "mlp.fc1" => Some(&mut self.fc1),
+            "mlp.fc2" => Some(&mut self.fc2),
+            _ => None,
+        }
+    }
+
     /// Each token attends to those up to itself. `[batch, tokens, hidden]` each -> the same.
     fn attend(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let shape = q.dims();
@@ -283,6 +296,12 @@ impl ClipTextEncoder {
     /// Dimensions.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
+    }
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    pub fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let (layer, name) = name.strip_prefix("text_model.encoder.layers.")?.split_once('.')?;
+        self.layers.get_mut(layer.parse::<usize>().ok()?)?.linear_mut(name)
     }
 
     /// The normed state at the first position of the highest token id, which is the end token's:

@@ -132,6 +132,20 @@ impl Block {
         }
     }
 
+    /// The linear layer `name` of this block.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "layer.0.SelfAttention.q" => Some(&mut self.q),
+            "layer.0.SelfAttention.k" => Some(&mut self.k),
+            "layer.0.SelfAttention.v" => Some(&mut self.v),
+            "layer.0.SelfAttention.o" => Some(&mut self.o),
+            "layer.1.DenseReluDense.wi_0" => Some(&mut self.wi_0),
+            "layer.1.DenseReluDense.wi_1" => Some(&mut self.wi_1),
+            "layer.1.DenseReluDense.wo" => Some(&mut self.wo),
+            _ => None,
+        }
+    }
+
     /// `x` `[1, tokens, d_model]` -> the same.
     fn forward(&self, x: Tensor<3>, bias: &PositionBias) -> Tensor<3> {
         let normed = self.attention_norm.forward(x.clone());
@@ -236,6 +250,12 @@ impl T5Encoder {
     /// Dimensions.
     pub fn config(&self) -> &T5Config {
         &self.config
+    }
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    pub fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let (block, name) = name.strip_prefix("encoder.block.")?.split_once('.')?;
+        self.blocks.get_mut(block.parse::<usize>().ok()?)?.linear_mut(name)
     }
 
     /// The last hidden state after the final norm: token ids `[tokens]` -> `[1, tokens, d_model]`.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
+    metadata: Arc<BTreeMap<String, String>>,
     fingerprint: Fingerprint,
 }
 
@@ -94,7 +96,7 @@ impl Checkpoint {
         }
         let fingerprints = shards.into_values().map(|shard| shard.fingerprint).collect();
         let fingerprint = Fingerprint::of_shards(fingerprints);
-        Ok(Self { path: index.to_path_buf(), tensors, fingerprint })
+        Ok(Self { path: index.to_path_buf(), tensors, metadata: Arc::default(), fingerprint })
     }
 
     /// Reads a safetensors file that is already in memory; `name` stands for its path in messages.
@@ -108,15 +110,16 @@ impl Checkpoint {
 
     fn from_window(name: &Path, window: Window) -> Result<Self> {
         let bytes = window.as_slice();
+        let mut metadata = BTreeMap::new();
         let (tensors, data_start) = if gguf::is_gguf(bytes) {
             gguf_tensors(name, &window)?
         } else {
-            safetensors_tensors(name, &window)?
+            safetensors_tensors(name, &window, &mut metadata)?
         };
         let tensors = scales::apply(tensors).map_err(|reason| Error::format(name, reason))?;
         window.release();
         let fingerprint = Fingerprint::of_file(window, data_start);
-        Ok(Self { path: name.to_path_buf(), tensors, fingerprint })
+        Ok(Self { path: name.to_path_buf(), tensors, metadata: Arc::new(metadata), fingerprint })
     }
 
     /// A checkpoint of which only names, formats and shapes are known. Models load from it with all weights zero and no
@@ -129,7 +132,7 @@ impl Checkpoint {
             .into_iter()
             .map(|(name, dtype, shape)| (name, StoredTensor::header_only(dtype, shape)))
             .collect();
-        Self { path: name.into(), tensors, fingerprint: Fingerprint::none() }
+        Self { path: name.into(), tensors, metadata: Arc::default(), fingerprint: Fingerprint::none() }
     }
 
     /// A checkpoint of tensors made elsewhere; `name` stands for its path in messages.
@@ -137,7 +140,19 @@ impl Checkpoint {
         name: impl Into<PathBuf>,
         tensors: impl IntoIterator<Item = (String, StoredTensor)>,
     ) -> Self {
-        Self { path: name.into(), tensors: tensors.into_iter().collect(), fingerprint: Fingerprint::none() }
+        let tensors = tensors.into_iter().collect();
+        Self { path: name.into(), tensors, metadata: Arc::default(), fingerprint: Fingerprint::none() }
+    }
+
+    /// The same checkpoint with one more entry of [`metadata`](Self::metadata), which was found in a file beside it; its
+    /// fingerprint is then of both.
+    pub fn with_metadata(mut self, name: impl Into<String>, value: String) -> Self {
+        let beside = Window::from(bytes::Bytes::from(value.clone().into_bytes()));
+        let data_start = beside.as_slice().len();
+        self.fingerprint =
+            Fingerprint::of_shards(vec![self.fingerprint, Fingerprint::of_file(beside, data_start)]);
+        Arc::make_mut(&mut self.metadata).insert(name.into(), value);
+        self
     }
 
     /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
@@ -171,7 +186,8 @@ impl Checkpoint {
             .into_iter()
             .filter_map(|(name, recipe)| Some((name, self.follow(&recipe)?)))
             .collect();
-        Cow::Owned(Self { tensors, path: self.path.clone(), fingerprint: self.fingerprint.clone() })
+        let (metadata, fingerprint) = (self.metadata.clone(), self.fingerprint.clone());
+        Cow::Owned(Self { tensors, path: self.path.clone(), metadata, fingerprint })
     }
 
     /// The same file with other tensors, made from its own.
@@ -204,6 +220,12 @@ impl Checkpoint {
     /// All tensors by name.
     pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
         &self.tensors
+    }
+
+    /// What the header of a safetensors file says beside its tensors (`__metadata__`), by name. It is no more to be trusted than the
+    /// file. Of GGUF files and of shards nothing is kept.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Dimensions of a tensor, if it is there.
@@ -271,13 +293,18 @@ fn gguf_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
     Ok((tensors, header.data_start))
 }
 
-/// The tensors of a safetensors file, and where its data begins.
-fn safetensors_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
+/// The tensors of a safetensors file, and where its data begins. What else its header says goes to `beside`.
+fn safetensors_tensors(
+    name: &Path,
+    window: &Window,
+    beside: &mut BTreeMap<String, String>,
+) -> Result<(Tensors, usize)> {
     let bytes = window.as_slice();
     let (header_length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
         let broken = || format!("not a sound safetensors file ({e}); it may be truncated: load it anew");
         Error::format(name, foreign_format(bytes).unwrap_or_else(broken))
     })?;
+    beside.extend(metadata.metadata().clone().unwrap_or_default());
     let data_start = header_length + size_of::<u64>();
     let mut tensors = BTreeMap::new();
     for (key, info) in metadata.tensors() {

@@ -8,6 +8,8 @@ use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use uno_core::approximation::Approximation;
 use uno_core::device::is_cpu;
 use uno_core::flux::{Flux, FluxConfig};
+use uno_core::lora;
+use uno_core::lora_keys::Component;
 use uno_core::text::T5Config;
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
@@ -341,8 +343,12 @@ impl Need {
         let t5 = T5Config::detect(&source.text.t5)?;
         let text_tokens = source.text.t5_length;
         let autoencoder = AutoEncoderConfig::detect(&source.ae)?;
-        let loras: Vec<&Checkpoint> =
-            source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
+        let loras = |component| {
+            let all = source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora));
+            all.map(|file| lora::part(file, component)).collect::<Vec<Checkpoint>>()
+        };
+        let text_loras = [loras(Component::Clip), loras(Component::T5)].concat();
+        let loras = loras(Component::Transformer);
         let form = options.load();
         let on_cpu = is_cpu(&options.device);
         let in_place = on_cpu && options.dtype == FloatDType::F32 && options.storage == Storage::AsStored;
@@ -362,6 +368,7 @@ impl Need {
         } else {
             matrices += loras.iter().map(|lora| matrix_bytes(lora, &form)).sum::<u64>();
         }
+        let text = [&source.text.t5, &source.text.clip].into_iter().chain(&text_loras);
         let once = if merge_lora { 0 } else { modulation_bytes(&flux, &source.dit, &form) };
         let part = |prefix: &str| {
             let of_part = source.ae.tensors().iter().filter(|(name, _)| name.contains(prefix));
@@ -375,7 +382,7 @@ impl Need {
             stored,
             largest,
             small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
-            text: matrix_bytes(&source.text.t5, &form) + matrix_bytes(&source.text.clip, &form),
+            text: text.map(|part| matrix_bytes(part, &form)).sum(),
             largest_text: match on_cpu {
                 true => largest_linear(&source.text.t5),
                 false => gpu::text_blocks_under_way(&t5, number),
@@ -515,7 +522,7 @@ fn text_activations(config: &T5Config, tokens: usize, batch: usize, in_place: bo
 }
 
 /// Floating point operations of one step for one picture (2 per multiplication and addition).
-fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
+fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[Checkpoint]) -> f64 {
     let (hidden, mlp) = (config.hidden_size as f64, config.mlp_hidden as f64);
     let tokens = (text_tokens + geometry.tokens()) as f64;
     let per_block =

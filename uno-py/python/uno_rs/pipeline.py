@@ -69,8 +69,9 @@ class UnoPipeline:
         is memory="least".
 
         `lora_scale` is the factor on UNO's LoRA; 0 is plain FLUX. `loras` are further ones (XLabs, kohya, diffusers or
-        PEFT keys), each a file, or a file with its factor: ("style.safetensors", 0.8). With `merge_lora` all are
-        merged into the weights (faster steps, more memory); None leaves that to the plan. `int8` multiplies in 8-bit
+        PEFT keys, for the text encoders too), each a file or the folder that PEFT or diffusers saved, or that with its
+        factor: ("style.safetensors", 0.8). With `merge_lora` all are merged into the transformer's weights (faster
+        steps, more memory); None leaves that to the plan. `int8` multiplies in 8-bit
         integers, with a transformer stored as Q8_0: faster, and an approximation.
 
         Raises CheckpointError, FileNotFoundError or OSError for files that are missing, wrong or refused by the hub;
