@@ -77,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
-    let device = device::open(&arguments.device)?;
+    let opened = device::open_named(&arguments.device)?;
     let entries = read_prompts(&arguments.prompts)?;
     // A reference that is missing shows now and not after days.
     for path in entries.iter().flat_map(|entry| &entry.image_paths) {
@@ -95,8 +95,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         clip: arguments.clip.clone(),
         clip_tokenizer: arguments.clip_tokenizer.clone(),
     };
-    let scorer = Scorer::open(&files, arguments.views, &device)?;
-    let generator = arguments.missing.open(&arguments.device, &device)?;
+    let scorer = Scorer::open(&files, arguments.views, &opened.device)?;
+    let generator = arguments.missing.open(&opened)?;
     let make = generator.as_ref().map(|generator| {
         |i: usize, j: usize, path: &std::path::Path| {
             generator.make(&evaluation.entries[i], evaluation.per_prompt, j, path)

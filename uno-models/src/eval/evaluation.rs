@@ -367,7 +367,8 @@ impl Made {
                 list.push(value);
             }
         }
-        let Some(settings) = settings else {
+        // Older pictures name the model's files with their folders.
+        let Some(settings) = settings.map(|settings| settings.without_folders()) else {
             self.unknown += 1;
             return;
         };
