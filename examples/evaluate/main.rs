@@ -90,6 +90,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         shard: arguments.shard,
         out: arguments.out.clone().unwrap_or_else(|| arguments.pictures.join("evaluation")),
     };
+    let results = ["result.json", "report.html"].map(|name| evaluation.out.join(name));
+    results.iter().try_for_each(|path| Report::check_replaceable(path))?;
     let files = ScorerFiles {
         dino: arguments.dino.clone(),
         clip: arguments.clip.clone(),
@@ -114,8 +116,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.protocol == *scorer.protocol(),
         "scores of an earlier protocol are left; run all shares again"
     );
-    report.write(&evaluation.out.join("result.json"))?;
-    report.write_html(&evaluation.out.join("report.html"))?;
+    let [json, page] = &results;
+    report.write(json)?;
+    report.write_html(page)?;
     say(&report, &evaluation)
 }
 

@@ -16,7 +16,7 @@ use uno_models::request::Sample;
 use super::arguments::{AddedLora, Arguments, read_noise};
 
 /// Options that mean something beside --from. All others are in the settings of the picture.
-const TAKEN: [&str; 22] = [
+const TAKEN: [&str; 23] = [
     "from",
     "save_path",
     "overwrite",
@@ -39,6 +39,7 @@ const TAKEN: [&str; 22] = [
     "memory",
     "offload",
     "threads",
+    "json",
 ];
 
 /// A picture that is made again.
@@ -68,7 +69,7 @@ impl Again {
         let mut ignored: Vec<String> = Vec::new();
         for option in Arguments::command().get_arguments() {
             let id = option.get_id().as_str();
-            if given(id) && !TAKEN.contains(&id) && id != "json" {
+            if given(id) && !TAKEN.contains(&id) {
                 ignored.push(format!("--{id}"));
             }
         }
@@ -185,7 +186,8 @@ impl Again {
     fn places(&self, recorded: &Path) -> Vec<PathBuf> {
         let has_folder = recorded.parent().is_some_and(|folder| !folder.as_os_str().is_empty());
         let beside = self.picture.with_file_name(name(recorded));
-        let was = has_folder.then(|| recorded.to_path_buf());
+        let beside = std::path::absolute(&beside).unwrap_or(beside);
+        let was = has_folder.then(|| recorded.to_path_buf()).filter(|was| *was != beside);
         was.into_iter().chain(std::iter::once(beside)).collect()
     }
 
@@ -254,7 +256,7 @@ impl Again {
         let same =
             |place: &&PathBuf| Checkpoint::open(place).is_ok_and(|c| c.fingerprint() == record.fingerprint);
         let found = places.iter().find(same).cloned();
-        found.or_else(|| places.into_iter().next().filter(|place| *place == record.path))
+        found.or_else(|| places.into_iter().find(|place| *place == record.path))
     }
 
     /// The vocabulary of a part, if it is still the same.
