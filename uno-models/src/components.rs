@@ -4,6 +4,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
+use serde::{Deserialize, Serialize};
+use uno_core::device::Opened;
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::lora;
 use uno_core::lora_keys::Component;
@@ -60,6 +62,48 @@ impl FromStr for LoraMerge {
     }
 }
 
+/// Whether the autoencoder works on whole pictures, which is exact, or in overlapping tiles, which takes less memory and changes the
+/// picture a little. Settings record it as the side of a tile in latents, or as `null` for whole pictures; those of versions that
+/// did not record it have no such field, which is [`VaeTiling::Auto`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Option<usize>", into = "Option<usize>")]
+pub enum VaeTiling {
+    /// As the memory planner chooses ([`crate::memory::Plan`]): whole where that fits. Without a plan, whole.
+    #[default]
+    Auto,
+    /// Whole pictures.
+    Whole,
+    /// Tiles of so many latents per side.
+    Tiles(usize),
+}
+
+impl VaeTiling {
+    /// Side of the tiles in latents, where nothing is planned.
+    pub fn tile(self) -> Option<usize> {
+        match self {
+            Self::Auto | Self::Whole => None,
+            Self::Tiles(tile) => Some(tile),
+        }
+    }
+
+    /// Whether it is not said.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl From<Option<usize>> for VaeTiling {
+    fn from(tile: Option<usize>) -> Self {
+        tile.map_or(Self::Whole, Self::Tiles)
+    }
+}
+
+impl From<VaeTiling> for Option<usize> {
+    fn from(tiling: VaeTiling) -> Self {
+        tiling.tile()
+    }
+}
+
 /// How a pipeline is loaded.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -77,8 +121,8 @@ pub struct PipelineOptions {
     pub resident_bytes: u64,
     /// Whether the text encoders' matrices are streamed from disk at each prompt, rather than kept.
     pub stream_text_encoders: bool,
-    /// Side of the tiles, in latents, that the autoencoder works in; `None`: the whole picture, which is exact.
-    pub vae_tile: Option<usize>,
+    /// Whether the autoencoder works in tiles.
+    pub vae_tiling: VaeTiling,
     /// Factor on UNO's LoRA.
     pub lora_scale: f64,
     /// Whether LoRAs are merged into the transformer's weights. In text encoders they stay beside them.
@@ -97,11 +141,18 @@ impl PipelineOptions {
             release_text_encoders: false,
             resident_bytes: u64::MAX,
             stream_text_encoders: false,
-            vae_tile: None,
+            vae_tiling: VaeTiling::Auto,
             lora_scale: 1.0,
             merge_lora: LoraMerge::Beside,
             int8: false,
         }
+    }
+
+    /// What suits a device that was opened: its number format and the storage that goes with it, all else as in
+    /// [`new`](Self::new). Both follow from what the device is, not from the name it was asked for by.
+    pub fn suited_to(opened: &Opened) -> Self {
+        let (dtype, storage) = (opened.backend.dtype(), opened.backend.storage());
+        Self { dtype, storage, ..Self::new(&opened.device) }
     }
 
     pub(crate) fn load(&self) -> LoadOptions {
@@ -319,7 +370,7 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
 ///
 /// Weights that are missing, left over or of another shape.
 pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Result<AutoEncoder> {
-    Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tile)?)
+    Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tiling.tile())?)
 }
 
 /// Loads both text encoders, with what the LoRAs are to them beside their weights.

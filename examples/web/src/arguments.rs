@@ -207,7 +207,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    fn float(self) -> FloatDType {
+    pub fn float(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,
             Self::F16 => FloatDType::F16,
@@ -273,16 +273,6 @@ impl Arguments {
              everybody; set {TOKEN_VARIABLE}, or leave out --host to listen on this machine only"
         );
         Ok(SocketAddr::new(host, self.port))
-    }
-
-    /// The number format: asked for, else what suits the device.
-    pub fn float_dtype(&self) -> FloatDType {
-        let default = match self.device.to_ascii_lowercase().split(':').next() {
-            Some("cuda" | "rocm") => Dtype::Bf16,
-            Some("vulkan" | "wgpu" | "metal") => Dtype::F16,
-            _ => Dtype::F32,
-        };
-        self.dtype.unwrap_or(default).float()
     }
 
     /// Where the model is to be looked for.

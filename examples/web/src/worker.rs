@@ -109,6 +109,8 @@ impl Worker {
             let mut recorded = Settings::new(&request, &sample, [settings.width, settings.height]);
             recorded = recorded.with_model(&loaded.info);
             recorded.references.clone_from(&records);
+            // What clients get tells nothing of this machine.
+            let recorded = recorded.without_folders();
             let path = folder.join(format!("{n}.png"));
             if !is_there(&path, &recorded) {
                 let start = Instant::now();
@@ -166,12 +168,9 @@ fn generate(
     on_disk.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether a picture is there from a server that ended before it could say so. Whether LoRAs were merged follows from the memory
-/// that was free then, and makes no other picture.
+/// Whether a picture is there from a server that ended before it could say so.
 fn is_there(path: &Path, recorded: &Settings) -> bool {
-    let Ok(mut there) = Settings::read(path) else { return false };
-    there.lora_merged = recorded.lora_merged;
-    there == *recorded
+    Settings::read(path).is_ok_and(|there| there.answers(recorded))
 }
 
 /// Runs `f`; a panic is an error.

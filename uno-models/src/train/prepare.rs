@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
 use sha2::{Digest, Sha256};
+use uno_core::device::Opened;
 
 use super::batch::{BatchRecipe, training_times};
 use super::buckets::buckets;
@@ -183,8 +183,8 @@ pub fn recipe(config: &TrainConfig, stage: &StageConfig) -> Result<BatchRecipe> 
 /// # Errors
 ///
 /// A device that does not answer.
-pub fn devices(config: &TrainConfig) -> Result<Vec<Device>> {
-    config.devices.iter().map(|name| Ok(uno_core::device::open(name)?)).collect()
+pub fn devices(config: &TrainConfig) -> Result<Vec<Opened>> {
+    config.devices.iter().map(|name| Ok(uno_core::device::open_named(name)?)).collect()
 }
 
 /// Tells the observer; before the first step, its wish to stop ends the run at once.
