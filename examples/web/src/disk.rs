@@ -98,7 +98,8 @@ impl Unwritable {
 impl fmt::Display for Unwritable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--data {}: ", self.folder.display())?;
-        let free = self.free.map_or_else(|| "free space unknown".to_owned(), |free| format!("{} free", size(free)));
+        let free =
+            self.free.map_or_else(|| "free space unknown".to_owned(), |free| format!("{} free", size(free)));
         match &self.trouble {
             Trouble::Full => {
                 write!(f, "the disk is full ({free}, wanted at least {}); free some space", size(LEAST))
@@ -114,7 +115,10 @@ impl fmt::Display for Unwritable {
                  chmod), or start with another folder"
             ),
             Trouble::Failing(error) => {
-                write!(f, "the disk cannot be written to ({error}; {free}); see the system's log, and check the disk")
+                write!(
+                    f,
+                    "the disk cannot be written to ({error}; {free}); see the system's log, and check the disk"
+                )
             }
         }
     }

@@ -79,7 +79,8 @@ impl Folder {
     ///
     /// A folder that another server uses, or that cannot be written to.
     pub fn take(path: PathBuf) -> Result<Self> {
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
+        let lock =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK));
         let lock = lock.map_err(|error| unwritable(&path, error))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -153,7 +154,11 @@ impl Folder {
         if others.is_empty() {
             return fs::remove_dir(&folder);
         }
-        warn!("{}: kept, since it holds what this program has not made: {}", folder.display(), listed(&others));
+        warn!(
+            "{}: kept, since it holds what this program has not made: {}",
+            folder.display(),
+            listed(&others)
+        );
         Ok(())
     }
 
@@ -164,7 +169,8 @@ impl Folder {
     ///
     /// A folder that cannot be written to.
     pub fn put_aside(&self, names: &[PathBuf], why: &str) -> io::Result<Option<PathBuf>> {
-        let there: Vec<_> = names.iter().filter(|name| self.path.join(name).symlink_metadata().is_ok()).collect();
+        let there: Vec<_> =
+            names.iter().filter(|name| self.path.join(name).symlink_metadata().is_ok()).collect();
         if there.is_empty() {
             return Ok(None);
         }
@@ -201,8 +207,25 @@ impl Folder {
     pub fn mark(&self, id: &FolderId) -> Result<()> {
         let marker = Marker { program: "uno-web".into(), form: FORM, id: id.to_string() };
         let json = serde_json::to_string_pretty(&marker)?;
-        Ok(write_atomically(&self.path.join(MARKER), |file| writeln!(file, "{json}"))?)
+        let path = self.path.join(MARKER);
+        write_atomically(&path, |file| writeln!(file, "{json}"))?;
+        Ok(sync(&path)?)
     }
+}
+
+/// Lets a file that was written survive a failure of the machine, with its name.
+///
+/// # Errors
+///
+/// A disk that fails.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    // Elsewhere folders cannot be opened.
+    #[cfg(unix)]
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Why a folder cannot be used that another server has.
@@ -220,6 +243,10 @@ pub fn marker_of(folder: &Path) -> Result<Option<FolderId>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         result => result.with_context(|| format!("{MARKER} cannot be read"))?,
     };
+    // What a failure of the machine leaves of a marker that was just written.
+    if text.trim_matches('\0').is_empty() {
+        return Ok(None);
+    }
     let marker = serde_json::from_str::<Marker>(&text).ok().filter(|marker| marker.program == "uno-web");
     let Some(marker) = marker else {
         bail!(
@@ -233,7 +260,8 @@ pub fn marker_of(folder: &Path) -> Result<Option<FolderId>> {
         marker.form
     );
     let id = marker.id.parse();
-    id.map(Some).map_err(|_| anyhow::anyhow!("{MARKER}: got the id {:?}, wanted 32 hexadecimal digits", marker.id))
+    id.map(Some)
+        .map_err(|_| anyhow::anyhow!("{MARKER}: got the id {:?}, wanted 32 hexadecimal digits", marker.id))
 }
 
 /// What lies in a folder.
@@ -279,7 +307,8 @@ pub fn survey(folder: &Path) -> io::Result<Contents> {
 pub fn pictures_in(folder: &Path) -> Vec<usize> {
     let names = names_in(folder).unwrap_or_default();
     let is_picture = |name: &&String| name.ends_with(".png");
-    let mut numbers: Vec<_> = names.iter().filter(is_picture).filter_map(|name| picture_number(name)).collect();
+    let mut numbers: Vec<_> =
+        names.iter().filter(is_picture).filter_map(|name| picture_number(name)).collect();
     numbers.sort_unstable();
     numbers
 }
@@ -294,13 +323,16 @@ fn picture_number(name: &str) -> Option<usize> {
 
 /// Whether a name is that of a file under way, which a server leaves that ends while it writes.
 fn is_temporary(name: &str) -> bool {
-    name.strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
+    name.strip_prefix(".tmp")
+        .is_some_and(|rest| rest.len() == 6 && rest.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// Names in a folder, in order; of a folder that is not there none.
 fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         entries => entries?,
     };
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -436,7 +468,12 @@ mod tests {
         }
         let contents = survey(root.path()).unwrap();
         assert_eq!((contents.jobs, contents.references), (vec![id], vec![hash]));
-        let foreign = ["Documents", "pictures/ABCDEF00000000000000000000000000", "pictures/holiday", "references/thesis.pdf"];
+        let foreign = [
+            "Documents",
+            "pictures/ABCDEF00000000000000000000000000",
+            "pictures/holiday",
+            "references/thesis.pdf",
+        ];
         assert_eq!(contents.foreign, foreign);
     }
 
@@ -448,8 +485,10 @@ mod tests {
         let id = JobId::random().unwrap();
         folder.mark(&id).unwrap();
         assert_eq!(marker_of(root.path()).unwrap(), Some(id));
+        fs::write(root.path().join(MARKER), "").unwrap();
+        assert_eq!(marker_of(root.path()).unwrap(), None, "cut off by a failure of the machine");
         for (text, words) in [
-            ("", "not the marker"),
+            ("a note of mine", "not the marker"),
             ("{\"program\": \"other\", \"form\": 1, \"id\": \"\"}", "not the marker"),
             ("{\"program\": \"uno-web\", \"form\": 2, \"id\": \"\"}", "newer"),
             ("{\"program\": \"uno-web\", \"form\": 1, \"id\": \"../..\"}", "32 hexadecimal"),

@@ -30,12 +30,18 @@ pub fn rebuild(store: &Store, references: &References, loras: &[AddedLora]) -> R
             None => left.push(id.clone()),
         }
     }
-    jobs.sort_by(|one, other| one.created.total_cmp(&other.created).then_with(|| one.id.as_str().cmp(other.id.as_str())));
+    jobs.sort_by(|one, other| {
+        one.created.total_cmp(&other.created).then_with(|| one.id.as_str().cmp(other.id.as_str()))
+    });
     store.insert_found(&jobs)?;
     store.look_for_strays()?;
     info!(jobs = jobs.len(), "taken into the history from the settings beside the pictures");
     if !left.is_empty() {
-        warn!(count = left.len(), "folders of pictures without readable settings are left as they are: {}", listed(&left));
+        warn!(
+            count = left.len(),
+            "folders of pictures without readable settings are left as they are: {}",
+            listed(&left)
+        );
     }
     Ok(jobs.len())
 }
@@ -60,7 +66,8 @@ fn found_job(store: &Store, references: &References, loras: &[AddedLora], id: &J
     }
     let settings = job_settings(&settings, n, count, references, loras, &mut notices);
     let times: Vec<_> = there.iter().filter_map(|n| modified(&folder.join(format!("{n}.png")))).collect();
-    let (first, last) = times.iter().fold((f64::INFINITY, 0.0f64), |(first, last), time| (first.min(*time), last.max(*time)));
+    let (first, last) =
+        times.iter().fold((f64::INFINITY, 0.0f64), |(first, last), time| (first.min(*time), last.max(*time)));
     let first = if first.is_finite() { first } else { last };
     Some(Job {
         pictures: Job::pictures_of(id, &settings, count),
@@ -182,7 +189,8 @@ mod tests {
         let references = Arc::new(References::new(store.clone(), 1 << 20));
         let upload = |side| encode_png(&RgbImage::new(side, 20)).unwrap().into();
         let reference = references.add(upload(40)).await.unwrap();
-        let (whole, gap, bare) = (JobId::random().unwrap(), JobId::random().unwrap(), JobId::random().unwrap());
+        let (whole, gap, bare) =
+            (JobId::random().unwrap(), JobId::random().unwrap(), JobId::random().unwrap());
         let missing = "0".repeat(64);
         save_pictures(&store, &whole, &[0, 1], &[&reference.id, &missing, &reference.id]);
         save_pictures(&store, &gap, &[1, 3], &[]);
@@ -200,7 +208,10 @@ mod tests {
         assert_eq!(rebuild(&store, &references, &[]).unwrap(), 2);
         let job = store.job(&whole).unwrap().unwrap();
         assert_eq!((job.state, job.settings.seed, job.pictures.len()), (State::Done, 7, 2));
-        assert_eq!((job.settings.prompt.as_str(), job.settings.num_steps), (format!("job {whole}").as_str(), 3));
+        assert_eq!(
+            (job.settings.prompt.as_str(), job.settings.num_steps),
+            (format!("job {whole}").as_str(), 3)
+        );
         assert_eq!(job.settings.references, [reference.clone(), reference.clone()]);
         assert_eq!(job.settings.lora_scale, 0.5);
         assert_eq!(job.settings.loras, [LoraScale { name: "add_lora.0".into(), scale: 0.25 }]);

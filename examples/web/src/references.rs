@@ -16,6 +16,7 @@ use uno_models::preprocess::preprocess_ref;
 
 use crate::disk::Trouble;
 use crate::error::{ApiError, Result};
+use crate::folder::sync;
 use crate::job::{Reference, hex, is_hex, now};
 use crate::png::encode_png;
 use crate::store::{Store, StoreError};
@@ -67,9 +68,13 @@ impl References {
         let reference = Reference { id: hex(&Sha256::digest(bytes)), width, height };
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(&reference.id);
-        let is_new = !path.exists();
+        let is_new = !holds_its_name(&path, &reference.id).unwrap_or(false);
         if is_new {
-            let written = write_atomically(&path, |file| file.write_all(bytes));
+            self.put_aside(&reference.id)?;
+            let written = write_atomically(&path, |file| file.write_all(bytes)).and_then(|()| {
+                // What the client is told is here survives a failure of the machine.
+                sync(&path).map_err(|source| uno_models::Error::Write { path: path.clone(), source })
+            });
             written.map_err(|error| match Trouble::of_write(&error) {
                 Some(trouble) => self.store.disk().note(trouble).into(),
                 None => ApiError::internal(error),
@@ -83,6 +88,17 @@ impl References {
             return Err(error.into());
         }
         Ok(reference)
+    }
+
+    /// Moves away what has the name of a reference and is something else.
+    fn put_aside(&self, id: &str) -> Result<()> {
+        let name = Path::new("references").join(id);
+        let moved =
+            self.store.folder().put_aside(&[name], "it is not what its name says, and that was uploaded");
+        moved.map(drop).map_err(|error| match Trouble::of_io(&error) {
+            Some(trouble) => self.store.disk().note(trouble).into(),
+            None => ApiError::internal(error),
+        })
     }
 
     /// The record of a reference, which counts as used now.
@@ -140,7 +156,11 @@ impl References {
     /// There is none, it holds something else, or is no picture.
     pub fn size_of(&self, id: &str) -> anyhow::Result<(u32, u32)> {
         let path = self.path(id);
-        ensure!(is_hex(id, 64) && holds_its_name(&path, id)?, "{}: is not what its name says", path.display());
+        ensure!(
+            is_hex(id, 64) && holds_its_name(&path, id)?,
+            "{}: is not what its name says",
+            path.display()
+        );
         Ok(Picture::open(&path, &self.options)?.size())
     }
 
@@ -291,7 +311,8 @@ mod tests {
     async fn only_what_was_uploaded_and_is_of_no_use_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (store, references) = references(folder.path());
-        let (idle, changed) = (references.add(png(16, 16)).await.unwrap(), references.add(png(16, 17)).await.unwrap());
+        let (idle, changed) =
+            (references.add(png(16, 16)).await.unwrap(), references.add(png(16, 17)).await.unwrap());
         fs::write(references.path(&changed.id), "something else by now").unwrap();
         let others = ["thesis.pdf".to_owned(), "half-written".to_owned(), "0".repeat(64)];
         for name in &others {
@@ -303,6 +324,8 @@ mod tests {
         assert!(!references.path(&idle.id).exists());
         assert_eq!(store.use_reference(&idle.id).unwrap(), None);
         assert!(references.path(&changed.id).exists(), "it is not what was uploaded");
+        assert_eq!(references.add(png(16, 17)).await.unwrap(), changed);
+        assert!(references.open(&changed).is_ok(), "what was in its place is in the quarantine");
         for name in &others {
             assert_eq!(fs::read_to_string(references.path(name)).unwrap(), "mine");
         }

@@ -151,7 +151,9 @@ impl Store {
             })
         };
         match removed {
-            Err(error) => warn!("pictures of {id} cannot be removed: {error}; they are when the server starts next"),
+            Err(error) => {
+                warn!("pictures of {id} cannot be removed: {error}; they are when the server starts next")
+            }
             Ok(()) => {
                 if let Err(error) = forget() {
                     warn!("{error}; pictures of {id} are looked for again when the server starts next");
@@ -189,8 +191,10 @@ impl Store {
             )?;
             let number = transaction.last_insert_rowid();
             for reference in &settings.references {
-                let known = transaction
-                    .execute("UPDATE reference SET used = ?2 WHERE id = ?1", params![reference.id, created])?;
+                let known = transaction.execute(
+                    "UPDATE reference SET used = ?2 WHERE id = ?1",
+                    params![reference.id, created],
+                )?;
                 if known == 0 {
                     return Ok(Inserted::NoReference(reference.id.clone()));
                 }

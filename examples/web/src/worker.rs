@@ -16,6 +16,7 @@ use uno_models::request::Sample;
 use uno_models::{Request, UnoPipeline};
 
 use crate::disk::{Trouble, Unwritable};
+use crate::folder::sync;
 use crate::halt::{Halt, Reason};
 use crate::job::{Job, JobSettings};
 use crate::metrics::Metrics;
@@ -155,10 +156,10 @@ impl Worker {
             };
             watch.wait_for_disk(&unwritable.trouble);
             loop {
+                thread::sleep(LOOK);
                 if let Some(outcome) = self.halted(halt) {
                     return Ok(Some(outcome));
                 }
-                thread::sleep(LOOK);
                 if self.store.disk().trouble().is_none() {
                     break;
                 }
@@ -168,7 +169,7 @@ impl Worker {
 
     /// Writes a picture, so that it is there even after the machine has failed: the database will say that it is.
     fn save(&self, path: &Path, picture: &RgbImage, settings: &Settings) -> Result<(), WriteError> {
-        let synced = || std::fs::File::open(path).and_then(|file| file.sync_all());
+        let synced = || sync(&path.with_extension("json")).and_then(|()| sync(path));
         let saved = save(path, picture, settings).and_then(|()| {
             synced().map_err(|source| uno_models::Error::Write { path: path.to_owned(), source })
         });

@@ -159,7 +159,7 @@ def test_removing_a_job_makes_space_on_a_full_disk(serve, disk):
     assert server.stop() == 0
 
 
-def test_waiting_and_running_jobs_can_be_cancelled_on_a_full_disk(serve, disk):
+def test_a_job_whose_picture_waits_for_the_disk_can_be_cancelled(serve, disk):
     server = serve(data=disk / "data")
     running = server.job("under way", width=256, height=256, num_steps=30)
     server.until(running, lambda job: job["progress"] and job["progress"]["step"])

@@ -160,7 +160,9 @@ async fn picture(
         let path = app.store.folder().pictures_of(&id).join(format!("{n}.png"));
         std::fs::read(&path).map(Into::into).map_err(|error| match error.kind() {
             // Somebody has taken it away, or the database is an older one.
-            ErrorKind::NotFound => ApiError::not_found("the file of this picture is missing in the data folder"),
+            ErrorKind::NotFound => {
+                ApiError::not_found("the file of this picture is missing in the data folder")
+            }
             _ => ApiError::internal(format_args!("{}: {error}", path.display())),
         })
     });

@@ -81,12 +81,16 @@ pub fn connect(path: &Path, may_create: bool) -> rusqlite::Result<Connection> {
 pub fn inspect(connection: &Connection) -> Result<Kind> {
     match look(connection) {
         Ok(kind) => Ok(kind),
-        Err(error) => match error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Ok(Kind::Garbled(error.to_string())),
-            // Servers of before version 2 hold it so that nobody else may even read.
-            Some(ErrorCode::DatabaseBusy) => bail!("{IN_USE}"),
-            _ => Err(error),
-        },
+        Err(error) => {
+            match error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) {
+                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                    Ok(Kind::Garbled(error.to_string()))
+                }
+                // Servers of before version 2 hold it so that nobody else may even read.
+                Some(ErrorCode::DatabaseBusy) => bail!("{IN_USE}"),
+                _ => Err(error),
+            }
+        }
     }
 }
 
@@ -156,7 +160,9 @@ pub fn write_same(connection: &Connection) -> rusqlite::Result<()> {
 ///
 /// A name that is no UTF-8; a disk that cannot be written to.
 pub fn copy_to(connection: &Connection, path: &Path) -> Result<()> {
-    let name = path.to_str().with_context(|| format!("{}: the name is no UTF-8, which SQLite wants", path.display()))?;
+    let name = path
+        .to_str()
+        .with_context(|| format!("{}: the name is no UTF-8, which SQLite wants", path.display()))?;
     connection.execute("VACUUM INTO ?1", [name])?;
     Ok(())
 }

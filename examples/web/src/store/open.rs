@@ -14,8 +14,8 @@ use super::database::{self, Kind};
 use super::{Store, Strays, removals};
 use crate::disk::Disk;
 use crate::folder::{
-    Contents, DATABASE, DATABASE_PARTS, Folder, FolderId, listed, make_private_folder, marker_of, pictures_in, survey,
-    unwritable,
+    Contents, DATABASE, DATABASE_PARTS, Folder, FolderId, listed, make_private_folder, marker_of,
+    pictures_in, survey, unwritable,
 };
 use crate::job::JobId;
 
@@ -57,7 +57,12 @@ pub fn open(given: &Path, rebuild: bool) -> Result<Store> {
             listed(&contents.foreign)
         );
     }
-    Ok(Store { connection: Mutex::new(connection), folder, disk: Disk::new(given), strays: Mutex::new(strays) })
+    Ok(Store {
+        connection: Mutex::new(connection),
+        folder,
+        disk: Disk::new(given),
+        strays: Mutex::new(strays),
+    })
 }
 
 /// Whether there is a database with something in it.
@@ -138,7 +143,10 @@ fn open_database(
                     found(contents).join(" and ")
                 );
                 if marker.is_none() {
-                    info!("{}: taken over from an earlier version, or without its marker", folder.path().display());
+                    info!(
+                        "{}: taken over from an earlier version, or without its marker",
+                        folder.path().display()
+                    );
                 }
                 let id = of.map_or_else(new_id, Ok)?;
                 return Ok((connection, id));
@@ -214,7 +222,9 @@ fn references_of(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for n in pictures_in(folder) {
         match settings_of(folder, n) {
-            Ok(settings) => found.extend(settings.references.into_iter().map(|reference| reference.file.sha256)),
+            Ok(settings) => {
+                found.extend(settings.references.into_iter().map(|reference| reference.file.sha256))
+            }
             Err(error) => warn!("{error}"),
         }
     }

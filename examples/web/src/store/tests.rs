@@ -206,7 +206,10 @@ fn a_new_database_is_refused_beside_pictures() {
             "missing" => {}
             "empty" => std::fs::write(&database, "").unwrap(),
             "without tables" => {
-                Connection::open(&database).unwrap().execute_batch("CREATE TABLE x (y); DROP TABLE x").unwrap();
+                Connection::open(&database)
+                    .unwrap()
+                    .execute_batch("CREATE TABLE x (y); DROP TABLE x")
+                    .unwrap();
             }
             _ => {
                 std::fs::write(&database, &whole).unwrap();
@@ -276,7 +279,9 @@ fn folders_of_earlier_versions_are_taken_over() {
     assert_eq!(state(&store, &id), State::Done);
     assert!(store.strays().jobs.is_empty());
     drop(store);
-    assert!(folder.path().join("uno-web.json").exists() && folder.path().join("references/thesis.pdf").exists());
+    assert!(
+        folder.path().join("uno-web.json").exists() && folder.path().join("references/thesis.pdf").exists()
+    );
 }
 
 #[test]
@@ -290,7 +295,11 @@ fn a_database_of_another_folder_is_recognized() {
     assert_eq!(store.strays().jobs, std::slice::from_ref(&ids[0]));
     assert_eq!(store.job(&ids[1]).unwrap(), None);
     drop(store);
-    let aside: Vec<_> = files(one.path()).into_iter().map(|(name, _)| name).filter(|name| name.contains("quarantine")).collect();
+    let aside: Vec<_> = files(one.path())
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| name.contains("quarantine"))
+        .collect();
     assert!(aside.iter().any(|name| name.ends_with("/uno-web.sqlite")), "{aside:?}");
 }
 
