@@ -85,8 +85,8 @@ def test_a_lost_database_is_told_and_made_anew_on_request(server, how):
     for job in found:
         for picture in job["pictures"]:
             assert server.client.get(picture["url"]).content.startswith(b"\x89PNG")
-    again = server.ended(server.job(**{k: found[0]["settings"][k] for k in ("seed",)}, references=[found[0]["settings"]["references"][0]["id"]]))
-    assert again["state"] == "done"
+    reference = found[0]["settings"]["references"][0]["id"]
+    assert server.ended(server.job("one more", references=[reference]))["state"] == "done"
     assert server.stop() == 0
     server.args = []
     server.start()

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: jobs wait and lose nothing, new ones are refused with words, and all goes on by itself."""
+"""A disk that is full or read-only: jobs wait, new ones are refused with words, and all goes on by itself."""
 
 import shutil
 import subprocess
@@ -62,6 +62,10 @@ def until(is_so):
         time.sleep(0.05)
 
 
+def until_stage(server, job, stage):
+    server.until(job, lambda job: job["progress"] and job["progress"]["stage"] == stage)
+
+
 def health(server):
     answer = server.client.get("/health")
     return answer.status_code, answer.json()["status"], answer.json()["storage"]
@@ -73,7 +77,7 @@ def metric(server, name):
 
 
 def check_refusals(server, folder, words):
-    """New jobs and uploads are refused with the folder's name and the free space; everything that is there can be read."""
+    """New jobs and uploads are refused with the folder's name and the free space."""
     requests = [
         lambda: server.client.post("/api/jobs", json={"prompt": "one more"}),
         lambda: server.client.post("/api/references", content=MUG.read_bytes(), headers={"Content-Type": "image/png"}),
@@ -98,7 +102,11 @@ def test_a_full_disk_keeps_jobs_waiting_and_they_go_on_when_there_is_space(serve
     fill(disk)
     until(lambda: health(server) == (503, "degraded", "full"))
     check_refusals(server, disk / "data", "the disk is full")
-    until(lambda: (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk")
+    until(
+        lambda: (
+            (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk"
+        )
+    )
     assert metric(server, "uno_web_storage_writable") == 0
     assert metric(server, "uno_web_storage_free_bytes") < 1 << 20
     storage = server.get("/api/storage")
@@ -164,7 +172,11 @@ def test_a_job_whose_picture_waits_for_the_disk_can_be_cancelled(serve, disk):
     running = server.job("under way", width=256, height=256, num_steps=30)
     server.until(running, lambda job: job["progress"] and job["progress"]["step"])
     fill(disk)
-    until(lambda: (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk")
+    until(
+        lambda: (
+            (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk"
+        )
+    )
     server.post(f"/api/jobs/{running['id']}/cancel")
     (disk / "filler").unlink()
     assert server.ended(running)["state"] == "cancelled"
@@ -200,7 +212,7 @@ def test_a_disk_that_becomes_read_only_keeps_everything(serve, broken, tmp_path)
     until(lambda: health(server) == (503, "degraded", "read_only"))
     check_refusals(server, broken / "data", "read-only")
     assert server.client.get(before["pictures"][0]["url"]).status_code == 200
-    until(lambda: (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for the disk")
+    until_stage(server, running, "waiting for the disk")
     assert server.get(f"/api/jobs/{waiting['id']}")["state"] == "queued"
     assert server.stop() == 0
     subprocess.run(["umount", broken], check=True)

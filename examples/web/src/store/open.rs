@@ -123,7 +123,7 @@ fn open_database(
     let path = folder.path().join(DATABASE);
     let connection = database::connect(&path, false)?;
     let kind = database::inspect(&connection).context(DATABASE)?;
-    let new_id = || Ok::<_, getrandom::Error>(marker.cloned().map_or_else(JobId::random, Ok)?);
+    let new_id = || marker.cloned().map_or_else(JobId::random, Ok);
     let why = match kind {
         Kind::Own { folder: of, jobs } => match (of, marker) {
             (Some(of), Some(marker)) if of != *marker => {
