@@ -63,7 +63,7 @@ def until(is_so):
 
 
 def until_stage(server, job, stage):
-    server.until(job, lambda job: job["progress"] and job["progress"]["stage"] == stage)
+    server.until(job, lambda job: (job["progress"] or {}).get("stage") == stage)
 
 
 def health(server):
@@ -102,11 +102,7 @@ def test_a_full_disk_keeps_jobs_waiting_and_they_go_on_when_there_is_space(serve
     fill(disk)
     until(lambda: health(server) == (503, "degraded", "full"))
     check_refusals(server, disk / "data", "the disk is full")
-    until(
-        lambda: (
-            (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk"
-        )
-    )
+    until_stage(server, running, "waiting for space on the disk")
     assert metric(server, "uno_web_storage_writable") == 0
     assert metric(server, "uno_web_storage_free_bytes") < 1 << 20
     storage = server.get("/api/storage")
@@ -172,11 +168,7 @@ def test_a_job_whose_picture_waits_for_the_disk_can_be_cancelled(serve, disk):
     running = server.job("under way", width=256, height=256, num_steps=30)
     server.until(running, lambda job: job["progress"] and job["progress"]["step"])
     fill(disk)
-    until(
-        lambda: (
-            (server.get(f"/api/jobs/{running['id']}")["progress"] or {}).get("stage") == "waiting for space on the disk"
-        )
-    )
+    until_stage(server, running, "waiting for space on the disk")
     server.post(f"/api/jobs/{running['id']}/cancel")
     (disk / "filler").unlink()
     assert server.ended(running)["state"] == "cancelled"

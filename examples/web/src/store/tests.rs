@@ -185,7 +185,7 @@ fn put(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
     std::fs::write(path, content).unwrap();
 }
 
-/// A job that has ended, with a picture; and the folder as it was before.
+/// A job that has ended, with a picture.
 fn finished(store: &Store) -> JobId {
     let id = inserted(store, &settings(), false);
     put(store.folder().path(), &format!("pictures/{id}/0.png"), "a picture");
