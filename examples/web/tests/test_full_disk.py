@@ -172,6 +172,7 @@ def test_a_job_whose_picture_waits_for_the_disk_can_be_cancelled(serve, disk):
     server.post(f"/api/jobs/{running['id']}/cancel")
     (disk / "filler").unlink()
     assert server.ended(running)["state"] == "cancelled"
+    until(lambda: health(server) == (200, "ok", "ok"))
     assert server.ended(server.job("after"))["state"] == "done"
 
 
