@@ -40,6 +40,12 @@ pub struct Arguments {
     /// Folder for the database, references and pictures; of one server at a time
     #[arg(long, default_value = "output/web", value_name = "DIR")]
     pub data: PathBuf,
+    /// Start on pictures whose database is lost or older than they are: make the history anew from the settings beside them
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Write a copy of the database to FILE and end; a server may be at work with it (docs/serving.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "rebuild")]
+    pub backup: Option<PathBuf>,
     /// When it is stopped, seconds that the picture under way gets to be finished
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub grace: u64,

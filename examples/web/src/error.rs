@@ -9,6 +9,8 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::body::Json;
+use crate::disk::Unwritable;
+use crate::store::StoreError;
 
 /// Shorthand for results of handlers.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -99,6 +101,10 @@ impl ApiError {
         self.status
     }
 
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -146,9 +152,18 @@ impl From<uno_models::Error> for ApiError {
     }
 }
 
-impl From<rusqlite::Error> for ApiError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::internal(format_args!("database: {error}"))
+impl From<Unwritable> for ApiError {
+    fn from(error: Unwritable) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unwritable(error) => error.into(),
+            StoreError::Database(_) => Self::internal(error),
+        }
     }
 }
 

@@ -56,7 +56,7 @@ static PAGE: LazyLock<Vec<File>> = files!("../../page/":
     "dialogs.css" "dialogs.js" "dom.js" "drop.js" "events.js" "examples.js" "fields.js" "format.js"
     "generate.js" "history.css" "history.js" "icon.svg" "index.html" "jobs.js" "pictures.js" "plan.js"
     "progress.js" "references.css" "references.js" "reorder.js" "settings.css" "settings.js" "sizes.js"
-    "stage.css" "stage.js" "style.css" "theme.js" "viewer.js"
+    "stage.css" "stage.js" "storage.js" "style.css" "theme.js" "viewer.js"
 );
 
 /// Pictures of the examples.
