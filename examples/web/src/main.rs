@@ -8,6 +8,7 @@
 mod app;
 mod arguments;
 mod body;
+mod connections;
 mod downloads;
 mod drain;
 mod error;
@@ -38,6 +39,7 @@ use tokio::sync::{Semaphore, watch};
 
 use app::App;
 use arguments::Arguments;
+use connections::ConnectionLimits;
 use guard::Guard;
 use metrics::Metrics;
 use model::Model;
@@ -93,6 +95,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
     // 4. Requests, until a signal.
     let (close, closing) = watch::channel(false);
+    let limits = ConnectionLimits::new(arguments.max_connections_per_address);
     let app = Arc::new(App {
         queue: queue.clone(),
         store,
@@ -113,6 +116,7 @@ fn run(arguments: Arguments) -> Result<()> {
         writeln!(out, "http://{local}").and_then(|()| out.flush())?;
         tokio::spawn(references::sweep_for_ever(references));
         tokio::spawn(stop::on_signal(queue, worker, arguments.grace, close));
-        serve::run(listener, app::router(app), closing).await
+        serve::run(listener, app::router(app), limits, closing).await;
+        Ok(())
     })
 }
