@@ -1,4 +1,4 @@
-"""Connections that say nothing, or not enough: `/health` answers at once beside any number of them, and so do pictures."""
+"""Connections that say nothing, or not enough: beside any number of them `/health` answers, and pictures are made."""
 
 import contextlib
 import http.client
