@@ -31,8 +31,7 @@ export function referencesOf(job) {
       title: `Reference ${i + 1}, ${size(width, height)}`,
       loading: "lazy",
     });
-    const query = new URLSearchParams({ count: references.length, ref_size });
-    showPicture(img, `/api/references/${encodeURIComponent(id)}/preview?${query}`);
+    showPicture(img, `/api/references/${encodeURIComponent(id)}/preview?ref_size=${ref_size}`);
     return img;
   });
   return make("div", { class: "thumbs" }, pictures);

@@ -13,7 +13,6 @@ use tokio::sync::{Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::info;
 
-use crate::{connections, drain};
 use crate::error::{ApiError, Result};
 use crate::guard::{self, Guard};
 use crate::metrics::Metrics;
@@ -23,6 +22,7 @@ use crate::references::References;
 use crate::routes;
 use crate::settings::Limits;
 use crate::store::Store;
+use crate::{connections, drain};
 
 /// What handlers share.
 pub struct App {

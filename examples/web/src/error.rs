@@ -82,7 +82,9 @@ impl ApiError {
     /// The client has no ordinary connection, for this reason.
     pub fn too_many_connections(crowd: Crowd) -> Self {
         let (status, message) = match crowd {
-            Crowd::Server => (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open; try again soon"),
+            Crowd::Server => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open; try again soon")
+            }
             Crowd::Address => {
                 (StatusCode::TOO_MANY_REQUESTS, "too many connections from your address are open; close some")
             }
