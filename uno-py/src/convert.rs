@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use uno_models::picture::Picture;
 
-use crate::error;
+use crate::{error, fork};
 
 /// Imports numpy, if it was not yet. Left to the numpy crate, a Ctrl-C during the import would be a panic.
 pub(crate) fn imported(py: Python<'_>) -> PyResult<()> {
@@ -32,6 +32,7 @@ pub(crate) fn to_tensor<const D: usize>(
     array: &PyReadonlyArrayDyn<'_, f32>,
     device: &Device,
 ) -> PyResult<Tensor<D>> {
+    fork::check()?;
     let shape: [usize; D] = array.shape().try_into().map_err(|_| {
         PyValueError::new_err(format!(
             "{what}: got an array of shape {:?}, wanted {D} dimensions",

@@ -42,7 +42,7 @@ impl Scorer {
         let views = views.parse().map_err(error::models)?;
         let device = open_device(device)?;
         let files = ScorerFiles { dino, clip, clip_tokenizer };
-        py.detach(|| eval::Scorer::open(&files, views, &device)).map(Self).map_err(error::models)
+        detach::run(py, None, error::models, |_| eval::Scorer::open(&files, views, &device)).map(Self)
     }
 
     /// The scores of a picture as JSON; references are files.
@@ -54,8 +54,8 @@ impl Scorer {
         references: Vec<PathBuf>,
     ) -> PyResult<String> {
         let picture = convert::picture(picture)?;
-        let work = || json(&self.0.score(&picture, prompt, &references)?);
-        py.detach(work).map_err(error::models)
+        let work = |_: &_| json(&self.0.score(&picture, prompt, &references)?);
+        detach::run(py, None, error::models, work)
     }
 
     /// What the scores depend on, as JSON.

@@ -7,6 +7,7 @@ mod convert;
 mod detach;
 mod error;
 mod evaluate;
+mod fork;
 mod pipeline;
 mod synthesize;
 mod train;

@@ -23,7 +23,7 @@ use uno_models::{Defaults, Request, UnoPipeline};
 
 use crate::convert::{self, RawPicture};
 use crate::detach::{self, Watcher};
-use crate::error;
+use crate::{error, fork};
 
 /// Where a model comes from and how it computes; the keys of a dictionary.
 #[derive(FromPyObject)]
@@ -148,6 +148,7 @@ impl LoadArguments {
 
 /// Opens a device by name.
 pub(crate) fn open_device(name: &str) -> PyResult<Device> {
+    fork::check()?;
     uno_core::device::open(name).map_err(error::core)
 }
 
@@ -355,14 +356,13 @@ impl Pipeline {
         latents: PyReadonlyArrayDyn<'py, f32>,
     ) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
         let latents = convert::to_tensor("latents", &latents, &self.device)?;
-        let pixels = py.detach(|| match self.preview.get() {
+        let pixels = detach::run(py, None, error::core, |_| match self.preview.get() {
             Some(preview) => preview.picture(latents),
             None => {
                 let fitted = LatentPreview::fit(self.pipeline.codec(), &self.device)?;
                 self.preview.get_or_init(|| fitted).picture(latents)
             }
-        });
-        let pixels = pixels.map_err(error::core)?;
+        })?;
         let picture = RgbImage::from_raw(pixels.width as u32, pixels.height as u32, pixels.rgb);
         let picture =
             picture.ok_or_else(|| PyValueError::new_err("latents: got none, wanted [1, C, h, w]"))?;

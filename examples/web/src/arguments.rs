@@ -80,6 +80,10 @@ pub struct Arguments {
     /// Largest file of a reference: bytes, or a number with KiB, MiB or GiB
     #[arg(long, default_value = "20MiB", value_name = "SIZE", help_heading = "Limits")]
     pub max_upload: Bytes,
+    /// Most connections of one address (0: any number), also of those of this machine; by default 128 of each address of other
+    /// machines
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub max_connections_per_address: Option<u32>,
 
     /// Folder of the model
     #[arg(long, value_name = "DIR", help_heading = "Model")]

@@ -9,6 +9,7 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::body::Json;
+use crate::connections::Crowd;
 use crate::disk::Unwritable;
 use crate::store::StoreError;
 
@@ -78,6 +79,19 @@ impl ApiError {
     pub fn queue_is_full(jobs: usize, seconds: u64) -> Self {
         let message = format!("the queue is full ({jobs} jobs wait); try again in {seconds} s");
         Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
+    }
+
+    /// The client has no ordinary connection, for this reason.
+    pub fn too_many_connections(crowd: Crowd) -> Self {
+        let (status, message) = match crowd {
+            Crowd::Server => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open; try again soon")
+            }
+            Crowd::Address => {
+                (StatusCode::TOO_MANY_REQUESTS, "too many connections from your address are open; close some")
+            }
+        };
+        Self { retry_after: Some(1), ..Self::new(status, message) }
     }
 
     /// The server takes no more jobs.

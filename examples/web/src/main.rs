@@ -9,6 +9,7 @@ mod app;
 mod arguments;
 mod backup;
 mod body;
+mod connections;
 mod disk;
 mod downloads;
 mod drain;
@@ -42,6 +43,7 @@ use tokio::sync::{Semaphore, watch};
 
 use app::App;
 use arguments::Arguments;
+use connections::ConnectionLimits;
 use guard::Guard;
 use metrics::Metrics;
 use model::Model;
@@ -103,6 +105,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
     // 4. Requests, until a signal.
     let (close, closing) = watch::channel(false);
+    let limits = ConnectionLimits::new(arguments.max_connections_per_address);
     let app = Arc::new(App {
         queue: queue.clone(),
         store: store.clone(),
@@ -124,6 +127,7 @@ fn run(arguments: Arguments) -> Result<()> {
         tokio::spawn(references::sweep_for_ever(references));
         tokio::spawn(disk::look_for_ever(store, metrics));
         tokio::spawn(stop::on_signal(queue, worker, arguments.grace, close));
-        serve::run(listener, app::router(app), closing).await
+        serve::run(listener, app::router(app), limits, closing).await;
+        Ok(())
     })
 }

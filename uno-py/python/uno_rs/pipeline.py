@@ -207,8 +207,7 @@ class UnoPipeline:
 
         `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or
         those of a sequence with one seed per picture. All are computed together, each as it would be alone. What is not
-        given is as in the official program: 512 x 512 pixels, guidance 4; 128 x 128 and 1 for the model inside the
-        package.
+        given is as in the official program: 512 x 512 pixels, guidance 4; 128 x 128 for the model inside the package.
         `reference_images` are PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and
         width are rounded down to multiples of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of
         drawn noise.
