@@ -301,6 +301,8 @@ fn settings_chunk(path: &Path, file: File) -> Result<String> {
     let mut decoder =
         png::Decoder::new_with_limits(std::io::BufReader::new(file), png::Limits { bytes: 64 << 20 });
     decoder.set_ignore_text_chunk(false);
+    // A small file can hold a profile or a text that inflates to gigabytes.
+    decoder.set_ignore_iccp_chunk(true);
     let reader = decoder.read_info().map_err(broken)?;
     let chunk = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == KEYWORD);
     let missing = || {
@@ -309,7 +311,9 @@ fn settings_chunk(path: &Path, file: File) -> Result<String> {
             "holds no settings: it was not made by uno-rs, or a program stripped them; try its .json file",
         )
     };
-    chunk.ok_or_else(missing)?.get_text().map_err(broken)
+    let mut chunk = chunk.ok_or_else(missing)?.clone();
+    chunk.decompress_text_with_limit(MAX_SETTINGS as usize).map_err(broken)?;
+    chunk.get_text().map_err(broken)
 }
 
 /// Writes `picture` as PNG to `path`, with `settings` in its text chunks and EXIF, and as JSON to the same path with the
