@@ -395,10 +395,16 @@ fn settings_of_png(path: &Path, file: BufReader<File>) -> Result<Option<String>>
     let broken = |e: png::DecodingError| Error::format(path, format!("is no sound PNG: {e}"));
     let mut decoder = png::Decoder::new_with_limits(file, png::Limits { bytes: 64 << 20 });
     decoder.set_ignore_text_chunk(false);
+    // A small file can hold a profile or a text that inflates to gigabytes.
+    decoder.set_ignore_iccp_chunk(true);
     let reader = decoder.read_info().map_err(broken)?;
     let info = reader.info();
     match info.utf8_text.iter().find(|chunk| chunk.keyword == KEYWORD) {
-        Some(chunk) => chunk.get_text().map(Some).map_err(broken),
+        Some(chunk) => {
+            let mut chunk = chunk.clone();
+            chunk.decompress_text_with_limit(MAX_SETTINGS as usize).map_err(broken)?;
+            chunk.get_text().map(Some).map_err(broken)
+        }
         None => Ok(info.exif_metadata.as_ref().and_then(|block| exif::comment(block))),
     }
 }
