@@ -15,6 +15,7 @@ use crate::kernels::activation::quick_gelu;
 use crate::kernels::attention::{Bias, attention as attention_in_place};
 use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Activation of the MLP.
@@ -87,11 +88,10 @@ impl ClipTextConfig {
     /// A tensor that tells a dimension is missing or has another rank; settings that are no JSON or do not fit.
     pub fn detect(checkpoint: &Checkpoint, config_json: Option<&[u8]>) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::clip);
+        foreign::check(checkpoint, Wanted::Clip)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
-                let reason = format!("is no CLIP text encoder: tensor {name} is missing or no matrix");
-                Error::format(checkpoint.path(), reason)
-            })
+            let shape = checkpoint.shape(name).and_then(|s| s.try_into().ok());
+            shape.ok_or_else(|| foreign::lacks(checkpoint, Wanted::Clip, name))
         };
         let [vocab_size, hidden_size] = matrix("text_model.embeddings.token_embedding.weight")?;
         let [max_position_embeddings, _] = matrix("text_model.embeddings.position_embedding.weight")?;

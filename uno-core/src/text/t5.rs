@@ -12,6 +12,7 @@ use crate::kernels::activation::gated_gelu;
 use crate::kernels::attention::{Bias, attention as attention_in_place};
 use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, Linear, Prefetch, RmsNorm, attention, join_heads, reading_ahead, split_heads};
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
@@ -50,11 +51,10 @@ impl T5Config {
     /// A tensor that tells a dimension is missing or has another rank, or heads that do not divide their width.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::t5);
+        foreign::check(checkpoint, Wanted::T5)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
-                let reason = format!("is no T5 encoder: tensor {name} is missing or no matrix");
-                Error::format(checkpoint.path(), reason)
-            })
+            let shape = checkpoint.shape(name).and_then(|s| s.try_into().ok());
+            shape.ok_or_else(|| foreign::lacks(checkpoint, Wanted::T5, name))
         };
         let [vocab_size, d_model] = matrix(embedding_key(checkpoint))?;
         let [inner, _] = matrix(&format!("{BLOCK0}.q.weight"))?;
