@@ -452,7 +452,8 @@ fn a_plan_counts_what_is_for_text_encoders_with_these() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, part) = whole_and_part(folder.path());
     let plan = |path: &Path| {
-        Plan::make(&with(&[(path, 1.0)]), &options(), &Geometry::new(64, 64), Budget::Bytes(8 << 30)).unwrap()
+        let (source, geometry) = (with(&[(path, 1.0)]), Geometry::new(64, 64));
+        Plan::make_beside(&source, &options(), &geometry, Budget::Bytes(8 << 30), 0).unwrap()
     };
     let (whole, part) = (plan(&whole), plan(&part));
     assert_eq!(whole.resident, part.resident, "the transformer takes as much");
