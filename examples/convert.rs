@@ -94,6 +94,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let checkpoint = Checkpoint::open(&arguments.input)?;
     let (kind, checkpoint) = arrange(&checkpoint);
+    checkpoint.check_storage()?;
     ensure!(
         !checkpoint.tensors().is_empty(),
         "{} holds no tensor; wanted a checkpoint of FLUX, its autoencoder, T5 or CLIP",

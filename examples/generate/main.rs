@@ -193,7 +193,7 @@ fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> 
         return Ok(vec![repeat(arguments, settings, device)?]);
     }
     let entries = match &arguments.eval_json_path {
-        Some(path) => read_prompts(path)?,
+        Some(path) => read_prompts(path, &mut |remark| eprintln!("{remark}"))?,
         None => {
             let paths = &arguments.image_paths;
             arguments.prompt.iter().map(|p| Entry { prompt: p.clone(), image_paths: paths.clone() }).collect()

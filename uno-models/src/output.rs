@@ -1,7 +1,7 @@
 //! Results on disk: PNG with its settings inside, and the same settings in a JSON file beside it.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -15,6 +15,7 @@ use uno_core::weights::Checkpoint;
 use crate::components::{ModelSource, PipelineOptions};
 use crate::error::{Error, Result};
 use crate::request::{NoiseDtype, Request, Sample};
+use crate::text_file;
 use crate::unope::UnoPe;
 
 /// Keyword of the PNG text chunk that holds [`Settings`] as JSON.
@@ -269,9 +270,7 @@ impl Settings {
         let json = if is_png {
             settings_chunk(path, file)?
         } else {
-            let mut json = String::new();
-            file.take(MAX_SETTINGS).read_to_string(&mut json).map_err(Error::read(path))?;
-            json
+            text_file::read(path, MAX_SETTINGS, "settings")?
         };
         let settings: Self = serde_json::from_str(&json).map_err(|e| {
             Error::format(path, format!("holds no settings of a picture made by uno-rs: {e}"))

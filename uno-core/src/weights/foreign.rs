@@ -95,7 +95,7 @@ const MODELS: [Kind; 27] = [
     kind("the autoencoder of FLUX.2", &[&["bn.running_mean", "encoder.", "decoder."]]),
     kind("the autoencoder of Wan or Qwen-Image", &[&["decoder.middle.0.residual."]]),
     kind("the autoencoder of Stable Diffusion 1, 2 or XL", &[&["post_quant_conv."]]),
-    kind("a tiny autoencoder (TAESD)", &[&["taesd_decoder."], &["decoder.layers.0."], &["encoder.layers.0."]]),
+    kind("a tiny autoencoder (TAESD)", &[&["taesd_decoder."], &["decoder.layers.1.conv."]]),
     kind("an upscaler (ESRGAN)", &[&["RRDB_trunk."], &["conv_body.", "body.0.rdb1."]]),
     kind("an AnimateDiff motion module", &[&["motion_modules."]]),
 ];
@@ -342,6 +342,19 @@ mod tests {
             let entries: Vec<_> = names.iter().map(|name| (*name, StorageDtype::BF16)).collect();
             let text = check(&file(&entries), wanted).unwrap_err().to_string();
             assert!(text.contains(words) && text.contains("wanted that of") | text.contains("wanted the"), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_our_models_are_no_sign_of_others() {
+        for (wanted, names) in [
+            (Wanted::Transformer, &["transformer_blocks.0.attn.to_q.weight", "context_embedder.weight", "proj_out.weight"][..]),
+            (Wanted::Clip, &["text_model.encoder.layers.0.self_attn.q_proj.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"]),
+            (Wanted::T5, &["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "decoder.block.1.layer.0.SelfAttention.q.weight"]),
+            (Wanted::Autoencoder, &["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"]),
+        ] {
+            let entries: Vec<_> = names.iter().map(|name| (*name, StorageDtype::BF16)).collect();
+            check(&file(&entries), wanted).unwrap();
         }
     }
 
