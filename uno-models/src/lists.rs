@@ -28,34 +28,101 @@ const ELSEWHERE: [(&str, &[&str]); 5] = [
     (
         MANY,
         &[
-            "images", "imgs", "imgpaths", "imagespaths", "imagefiles", "pictures", "references", "refs", "refimages", "refimgs",
-            "refpaths", "refimagepaths", "refimgpaths", "referenceimages", "referencepaths", "referenceimagepaths", "imagerefs",
-            "imagereferences", "imagerefpaths", "inputimages", "inputpaths", "sourceimages", "subjectimages", "subjectpaths",
-            "condimages", "conditionimages", "conditioningimages", "controlimages", "contextimages",
+            "images",
+            "imgs",
+            "imgpaths",
+            "imagespaths",
+            "imagefiles",
+            "pictures",
+            "references",
+            "refs",
+            "refimages",
+            "refimgs",
+            "refpaths",
+            "refimagepaths",
+            "refimgpaths",
+            "referenceimages",
+            "referencepaths",
+            "referenceimagepaths",
+            "imagerefs",
+            "imagereferences",
+            "imagerefpaths",
+            "inputimages",
+            "inputpaths",
+            "sourceimages",
+            "subjectimages",
+            "subjectpaths",
+            "condimages",
+            "conditionimages",
+            "conditioningimages",
+            "controlimages",
+            "contextimages",
         ],
     ),
     (
         ONE,
         &[
-            "image", "img", "imgpath", "imagefile", "picture", "reference", "ref", "refimage", "refimg", "refpath", "refimagepath",
-            "referenceimage", "referencepath", "imageref", "imagereference", "imagerefpath", "inputimage", "inputpath", "sourceimage",
-            "subjectimage", "subjectpath", "condimage", "conditionimage", "conditioningimage", "controlimage", "contextimage", "filename",
+            "image",
+            "img",
+            "imgpath",
+            "imagefile",
+            "picture",
+            "reference",
+            "ref",
+            "refimage",
+            "refimg",
+            "refpath",
+            "refimagepath",
+            "referenceimage",
+            "referencepath",
+            "imageref",
+            "imagereference",
+            "imagerefpath",
+            "inputimage",
+            "inputpath",
+            "sourceimage",
+            "subjectimage",
+            "subjectpath",
+            "condimage",
+            "conditionimage",
+            "conditioningimage",
+            "controlimage",
+            "contextimage",
+            "filename",
         ],
     ),
     (
         TARGET,
         &[
-            "target", "tgt", "tgtpath", "tgtimage", "tgtimagepath", "imgtgtpath", "imagetgt", "targetpath", "targetimage",
-            "targetimagepath", "imagetarget", "imagetargetpath", "outputimage", "gtimage", "imagegtpath", "groundtruth",
+            "target",
+            "tgt",
+            "tgtpath",
+            "tgtimage",
+            "tgtimagepath",
+            "imgtgtpath",
+            "imagetgt",
+            "targetpath",
+            "targetimage",
+            "targetimagepath",
+            "imagetarget",
+            "imagetargetpath",
+            "outputimage",
+            "gtimage",
+            "imagegtpath",
+            "groundtruth",
         ],
     ),
     // A whole form of its own.
-    ("the labels of UNO-1M, which training reads with format = \"uno-1m\"", &["imgpath1", "imgpath2", "vlmfiltercot"]),
+    (
+        "the labels of UNO-1M, which training reads with format = \"uno-1m\"",
+        &["imgpath1", "imgpath2", "vlmfiltercot"],
+    ),
 ];
 
 /// Endings of names of pictures.
 const PICTURES: [&str; 13] = [
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif",
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl",
+    ".jfif",
 ];
 
 /// Keys that a message names at most.
@@ -121,7 +188,10 @@ impl Remarks {
         });
         let keys = keys.collect::<Vec<_>>().join(", ");
         let more = if self.0.len() > SHOWN { " and more" } else { "" };
-        Some(format!("{}: keys that are not used: {keys}{more}; references are read from {MANY:?} or {ONE:?}", path.display()))
+        Some(format!(
+            "{}: keys that are not used: {keys}{more}; references are read from {MANY:?} or {ONE:?}",
+            path.display()
+        ))
     }
 }
 
@@ -147,10 +217,16 @@ impl Fields {
                 (MANY, Value::Array(paths)) => many = Some(texts(paths)?),
                 (PROMPT, other) => return Err(format!("{key:?} is {}; wanted a text", kind(&other))),
                 (MANY, other) => {
-                    return Err(format!("{key:?} is {}; wanted a list of paths, or {ONE:?} with one path", kind(&other)));
+                    return Err(format!(
+                        "{key:?} is {}; wanted a list of paths, or {ONE:?} with one path",
+                        kind(&other)
+                    ));
                 }
                 (ONE, other) => {
-                    return Err(format!("{key:?} is {}; wanted one path, or {MANY:?} with a list of them", kind(&other)));
+                    return Err(format!(
+                        "{key:?} is {}; wanted one path, or {MANY:?} with a list of them",
+                        kind(&other)
+                    ));
                 }
                 (TARGET, other) => return Err(format!("{key:?} is {}; wanted a path", kind(&other))),
                 (_, value) => unknown.push((key, value)),
@@ -214,7 +290,8 @@ fn likely(key: &str) -> Option<&'static str> {
     let letters_of = letters(key);
     let text: String = letters_of.iter().collect();
     let same = KNOWN.into_iter().find(|known| letters(known) == letters_of);
-    let elsewhere = || ELSEWHERE.iter().find(|(_, keys)| keys.contains(&text.as_str())).map(|(meant, _)| *meant);
+    let elsewhere =
+        || ELSEWHERE.iter().find(|(_, keys)| keys.contains(&text.as_str())).map(|(meant, _)| *meant);
     let near = || {
         let distances = KNOWN.into_iter().map(|known| (edit_distance(&letters_of, &letters(known)), known));
         distances.filter(|(distance, known)| *distance <= known.len() / 4).min().map(|(_, known)| known)
@@ -249,7 +326,8 @@ pub(crate) fn each_entry<T: for<'de> Deserialize<'de>>(
     let refuse = |reason: String| Error::format(path, format!("is no {what}: {reason}; wanted {wanted}"));
     let mut reader = text_file::open(path)?;
     let first = first_letter(&mut reader).map_err(Error::read(path))?;
-    let is_lines = path.extension().is_some_and(|e| ["jsonl", "ndjson"].iter().any(|name| e.eq_ignore_ascii_case(name)));
+    let is_lines =
+        path.extension().is_some_and(|e| ["jsonl", "ndjson"].iter().any(|name| e.eq_ignore_ascii_case(name)));
     if first == Some(b'{') && !is_lines {
         let reason = "it begins with an object, not with a list (if each line is an entry, these are JSON lines, which are read from \
                       files named *.jsonl)";
@@ -257,7 +335,8 @@ pub(crate) fn each_entry<T: for<'de> Deserialize<'de>>(
     }
     let mut deserializer = serde_json::Deserializer::from_reader(reader);
     if first == Some(b'[') || !is_lines {
-        let done = serde::Deserializer::deserialize_seq(&mut deserializer, Entries(entry, std::marker::PhantomData));
+        let done =
+            serde::Deserializer::deserialize_seq(&mut deserializer, Entries(entry, std::marker::PhantomData));
         return done.and_then(|()| deserializer.end()).map_err(|e| refuse(e.to_string()));
     }
     for (number, item) in deserializer.into_iter::<T>().enumerate() {
@@ -289,7 +368,9 @@ impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> Visitor<'de> for Entries<T, F
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
         let mut number = 0;
-        while let Some(item) = list.next_element().map_err(|e| A::Error::custom(format_args!("entry {number}: {e}")))? {
+        while let Some(item) =
+            list.next_element().map_err(|e| A::Error::custom(format_args!("entry {number}: {e}")))?
+        {
             (self.0)(number, item);
             number += 1;
         }

@@ -34,7 +34,10 @@ pub(crate) fn decode(mut bytes: Vec<u8>) -> Result<String, String> {
     }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        format!("is no UTF-8 text: byte {at} is {:#04x}; save it as UTF-8", e.as_bytes().get(at).unwrap_or(&0))
+        format!(
+            "is no UTF-8 text: byte {at} is {:#04x}; save it as UTF-8",
+            e.as_bytes().get(at).unwrap_or(&0)
+        )
     })
 }
 
@@ -74,7 +77,9 @@ mod tests {
     fn a_mark_is_skipped_and_text_without_one_is_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
-        for (bytes, text) in [(&b"\xef\xbb\xbf[1]"[..], "[1]"), (b"[1]", "[1]"), (b"", ""), (b"\xef\xbb\xbf", ""), (b"x", "x")] {
+        for (bytes, text) in
+            [(&b"\xef\xbb\xbf[1]"[..], "[1]"), (b"[1]", "[1]"), (b"", ""), (b"\xef\xbb\xbf", ""), (b"x", "x")]
+        {
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(read(&path, 100, "a list").unwrap(), text);
             let mut streamed = String::new();
@@ -112,7 +117,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
         std::fs::write(&path, "[1, 2]").unwrap();
-        assert!(read(&path, 5, "a list").unwrap_err().to_string().contains("has 6 bytes; wanted a list of at most 5"));
+        assert!(
+            read(&path, 5, "a list")
+                .unwrap_err()
+                .to_string()
+                .contains("has 6 bytes; wanted a list of at most 5")
+        );
         assert!(read(&path, 6, "a list").is_ok());
     }
 }

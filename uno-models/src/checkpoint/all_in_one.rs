@@ -17,7 +17,8 @@ pub(super) fn parts_in(path: &Path) -> Vec<Part> {
         (Part::T5, has(&checkpoint.arranged(layout::t5), "encoder.final_layer_norm.weight")),
         (Part::Clip, has(&checkpoint.arranged(layout::clip), "text_model.final_layer_norm.weight")),
     ];
-    let parts: Vec<Part> = parts.into_iter().filter(|(_, is_there)| *is_there).map(|(part, _)| part).collect();
+    let parts: Vec<Part> =
+        parts.into_iter().filter(|(_, is_there)| *is_there).map(|(part, _)| part).collect();
     if parts.first() == Some(&Part::Dit) && parts.len() > 1 { parts } else { Vec::new() }
 }
 

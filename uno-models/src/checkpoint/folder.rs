@@ -77,7 +77,8 @@ pub(super) fn all_in_one(folder: &Path) -> Look<Option<PathBuf>> {
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),
         several => {
-            let names = several.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            let names =
+                several.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
             Err(ambiguous(Part::Dit, folder, &names.collect::<Vec<_>>()))
         }
     }
@@ -102,7 +103,8 @@ fn is_index(name: &str) -> bool {
 
 /// Whether the name is that of a shard: `NAME-00001-of-00003.safetensors`.
 fn is_shard(name: &str) -> bool {
-    let number = |text: Option<&str>| text.is_some_and(|t| t.len() == 5 && t.bytes().all(|b| b.is_ascii_digit()));
+    let number =
+        |text: Option<&str>| text.is_some_and(|t| t.len() == 5 && t.bytes().all(|b| b.is_ascii_digit()));
     let mut ends = name.strip_suffix(".safetensors").unwrap_or_default().rsplit('-');
     number(ends.next()) && ends.next() == Some("of") && number(ends.next())
 }
@@ -116,7 +118,8 @@ fn whole_weights(folder: &Path) -> Vec<String> {
     let is_whole = |name: &String| match gguf_parts(Path::new(name)) {
         Some(parts) => parts.first().is_some_and(|first| {
             // The first that is there stands for all of them.
-            let first = parts.iter().find(|part| there.iter().any(|n| Path::new(n) == *part)).unwrap_or(first);
+            let first =
+                parts.iter().find(|part| there.iter().any(|n| Path::new(n) == *part)).unwrap_or(first);
             first == Path::new(name)
         }),
         None if is_index(name) => true,

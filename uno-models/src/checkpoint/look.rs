@@ -77,7 +77,8 @@ pub(super) fn weights(path: &Path, instead: &str) -> Look<PathBuf> {
             ));
         }
         for (part, name) in parts.iter().zip(names) {
-            safetensors(part, instead).map_err(|reason| format!("is of a split GGUF file with a part, {name}, that {reason}"))?;
+            safetensors(part, instead)
+                .map_err(|reason| format!("is of a split GGUF file with a part, {name}, that {reason}"))?;
         }
     } else {
         safetensors(path, instead)?;

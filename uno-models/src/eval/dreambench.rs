@@ -55,7 +55,13 @@ pub fn read_prompts(path: &Path, remark: &mut dyn FnMut(&str)) -> Result<Vec<Ent
             n => format!("\n  and {n} more entries"),
         };
         wrong.truncate(SHOWN);
-        return Err(Error::format(path, format!("is no prompt list that can be used (entries count from 0):\n  {}{more}", wrong.join("\n  "))));
+        return Err(Error::format(
+            path,
+            format!(
+                "is no prompt list that can be used (entries count from 0):\n  {}{more}",
+                wrong.join("\n  ")
+            ),
+        ));
     }
     if entries.is_empty() {
         return Err(Error::format(path, "holds no prompt"));
