@@ -185,6 +185,7 @@ fn main() -> Result<()> {
     let file = Checkpoint::open(&arguments.input)?;
     let chosen = choose(&arguments, &file)?;
     let checkpoint = &chosen.checkpoint;
+    checkpoint.check_storage()?;
     ensure!(
         !checkpoint.tensors().is_empty(),
         "{} holds no tensor; wanted a checkpoint of FLUX, its autoencoder, T5 or CLIP",

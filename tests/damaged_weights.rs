@@ -287,14 +287,14 @@ fn scales_beside_weights_that_need_none_and_block_scales_are_refused() {
         ]));
         holds(&refusal(bytes), &["layer.weight_scale", &format!("{dtype:?}")]);
     }
-    for key in ["layer.weight_scale_inv", "layer.weight_scale_2"] {
-        holds(&refusal(scaled(f32s(&[1], [1.0]), key)), &[key, "blocks", "take a file"]);
+    for (key, kind) in [("layer.weight_scale_inv", "blocks"), ("layer.weight_scale_2", "NVFP4")] {
+        holds(&refusal(scaled(f32s(&[1], [1.0]), key)), &[key, kind, "take the same weights in bf16"]);
     }
     let mut described = tensors([("layer.weight", zeros(Dtype::F8_E4M3, &[4, 8]))]);
     let text = br#"{"format":"nvfp4"}"#;
     let description = RawTensor { dtype: Dtype::U8, shape: vec![text.len()], data: text.to_vec() };
     described.insert("layer.comfy_quant".into(), description);
-    holds(&refusal(serialized(&described)), &["layer", "nvfp4", "wanted float8_e4m3fn"]);
+    holds(&refusal(serialized(&described)), &["layer.comfy_quant", "NVFP4", "take the same weights in bf16"]);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn the_program_makes_what_is_missing_scores_it_and_says_what_is_wrong() {
     let robot = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/robot.png");
     let entries = serde_json::json!([{ "prompt": "a robot on a beach", "image_paths": [robot] }]);
     std::fs::write(&list, entries.to_string()).unwrap();
-    assert_eq!(read_prompts(&list).unwrap().len(), 1);
+    assert_eq!(read_prompts(&list, &mut |_| {}).unwrap().len(), 1);
     let run = |arguments: &[&str]| {
         let output = Command::new(example("evaluate"))
             .current_dir(desk.path())

@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
     let opened = device::open_named(&arguments.device)?;
-    let entries = read_prompts(&arguments.prompts)?;
+    let entries = read_prompts(&arguments.prompts, &mut |remark| eprintln!("{remark}"))?;
     // A reference that is missing shows now and not after days.
     for path in entries.iter().flat_map(|entry| &entry.image_paths) {
         std::fs::metadata(path).with_context(|| format!("reference picture {}", path.display()))?;

@@ -226,7 +226,7 @@ fn jobs(arguments: &Arguments, again: Option<&Again>, device: &Device) -> Result
         return Ok((vec![job], places));
     }
     let entries = match &arguments.eval_json_path {
-        Some(path) => read_prompts(path)?,
+        Some(path) => read_prompts(path, &mut |remark| eprintln!("{remark}"))?,
         None => {
             let paths = &arguments.image_paths;
             arguments.prompt.iter().map(|p| Entry { prompt: p.clone(), image_paths: paths.clone() }).collect()

@@ -14,7 +14,7 @@ use uno_core::text::{
 };
 use uno_core::traits::{Event, Observer, TextEncoder, TextEncoding};
 use uno_core::vae::AutoEncoder;
-use uno_core::weights::{Checkpoint, LoadOptions, Storage};
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, layout};
 
 use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, EMBEDDED, ModelType, T5TokenizerFiles};
 use crate::error::{Error, Result};
@@ -208,7 +208,8 @@ impl ModelSource {
     ///
     /// A file that cannot be read or is not what it should be.
     pub fn open(files: &CheckpointFiles) -> Result<Self> {
-        let mut dit = Checkpoint::open(&files.dit.files)?;
+        // Under our names, and without the other parts of an all-in-one file, so that memory is planned for what is used.
+        let mut dit = Checkpoint::open(&files.dit.files)?.arranged(layout::flux).into_owned();
         if files.model_type == ModelType::FluxDevFp8 {
             dit = dit.rounded_to_e4m3();
         }
@@ -224,13 +225,13 @@ impl ModelSource {
         Ok(Self {
             model_type: files.model_type.to_string(),
             dit,
-            ae: Checkpoint::open(&files.ae.files)?,
+            ae: Checkpoint::open(&files.ae.files)?.arranged(layout::autoencoder).into_owned(),
             lora: files.lora.as_ref().map(|lora| lora::open(&lora.files)).transpose()?,
             more_loras: Vec::new(),
             text: TextSource {
-                t5: Checkpoint::open(&files.t5.weights.files)?,
-                t5_length: t5_length(&files.t5.weights.files)?,
-                clip: Checkpoint::open(&files.clip.weights.files)?,
+                t5: Checkpoint::open(&files.t5.weights.files)?.arranged(layout::t5).into_owned(),
+                t5_length: files.t5.config.as_deref().map_or(Ok(T5_LENGTH), t5_length)?,
+                clip: Checkpoint::open(&files.clip.weights.files)?.arranged(layout::clip).into_owned(),
                 clip_config,
                 t5_tokenizer: match &files.t5.tokenizer.files {
                     T5TokenizerFiles::SentencePiece(path) => T5Tokenizer::from_spiece(path)?,
@@ -279,20 +280,16 @@ impl ModelSource {
     }
 }
 
-/// Prompt tokens of the T5 in the file `weights`: `n_positions` of the `config.json` beside it, 512 in the published ones and
-/// where it is not told. Only models trained on shorter prompts tell another number.
-fn t5_length(weights: &Path) -> Result<usize> {
+/// Prompt tokens of a T5: `n_positions` of its `config.json`, 512 in the published ones and where it is not told. Only models trained
+/// on shorter prompts tell another number.
+fn t5_length(config: &Path) -> Result<usize> {
     #[derive(serde::Deserialize)]
     struct Config {
         n_positions: Option<usize>,
     }
-    let path = weights.with_file_name("config.json");
-    if !path.exists() {
-        return Ok(T5_LENGTH);
-    }
-    let json = ClipTextConfig::read(&path)?;
+    let json = ClipTextConfig::read(config)?;
     let config: Config = serde_json::from_slice(&json)
-        .map_err(|e| Error::format(&path, format!("is no config.json of a T5: {e}")))?;
+        .map_err(|e| Error::format(config, format!("is no config.json of a T5: {e}")))?;
     Ok(config.n_positions.unwrap_or(T5_LENGTH))
 }
 
@@ -426,10 +423,29 @@ fn check_widths(text: &FluxTextEncoder, model: &Flux, codec: &AutoEncoder) -> Re
             return Err(Error::checkpoint(
                 part,
                 format!(
-                    "gives {got} features, the transformer takes {wanted}; the two are of different models"
+                    "gives {got} features{}, the transformer takes {wanted}; the two are of different models",
+                    known_width(part, got)
                 ),
             ));
         }
     }
     Ok(())
+}
+
+/// Which published model gives so many features, where that is known.
+fn known_width(part: &str, features: usize) -> &'static str {
+    match (part, features) {
+        ("T5", 512) => " (T5 small)",
+        ("T5", 768) => " (T5 base)",
+        ("T5", 1024) => " (T5 large)",
+        ("T5", 2048) => " (T5 XL)",
+        ("T5", 4096) => " (T5 XXL)",
+        ("CLIP", 768) => " (CLIP-L)",
+        ("CLIP", 1024) => " (CLIP-H, of Stable Diffusion 2)",
+        ("CLIP", 1280) => " (CLIP-G, of SDXL and Stable Diffusion 3)",
+        ("autoencoder", 16) => " (4 latent channels: Stable Diffusion 1, 2 or XL)",
+        ("autoencoder", 64) => " (16 latent channels: FLUX.1)",
+        ("autoencoder", 128) => " (32 latent channels: FLUX.2)",
+        _ => "",
+    }
 }

@@ -7,7 +7,7 @@ mod exif;
 mod files;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
@@ -23,6 +23,7 @@ use uno_core::weights::Checkpoint;
 use crate::components::{ModelSource, PipelineOptions, VaeTiling};
 use crate::error::{Error, Result};
 use crate::request::{NoiseDtype, Request, Sample};
+use crate::text_file;
 use crate::unope::UnoPe;
 
 pub use files::{write_atomically, write_new};
@@ -376,12 +377,7 @@ fn settings_text(path: &Path) -> Result<String> {
         let broken = |e| Error::format(path, format!("is no sound JPEG: {e}"));
         exif::of_jpeg(&mut file).map_err(broken)?.and_then(|block| exif::comment(&block))
     } else {
-        let mut json = String::new();
-        file.take(MAX_SETTINGS).read_to_string(&mut json).map_err(|e| match e.kind() {
-            std::io::ErrorKind::InvalidData => Error::format(path, "holds no settings: it is no text"),
-            _ => Error::read(path)(e),
-        })?;
-        Some(json)
+        Some(text_file::read(path, MAX_SETTINGS, "settings")?)
     };
     found.ok_or_else(|| {
         Error::format(

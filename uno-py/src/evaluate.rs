@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use uno_models::eval::{self, Evaluation, EvaluationEvent, ScorerFiles, read_prompts};
@@ -74,7 +75,17 @@ impl Scorer {
     ) -> PyResult<Option<String>> {
         detach::run(py, on_event, error::models, |watcher| {
             let EvaluateArguments { prompts, pictures, out, per_prompt, shard } = arguments;
-            let entries = read_prompts(&prompts)?;
+            let mut remarks = Vec::new();
+            let entries = read_prompts(&prompts, &mut |remark| remarks.push(remark.to_owned()))?;
+            for remark in remarks {
+                let warned = watcher.attached(|py| {
+                    let remark = std::ffi::CString::new(remark)?;
+                    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &remark, 1)
+                });
+                if !warned {
+                    return Ok(None);
+                }
+            }
             let evaluation = Evaluation { entries, pictures, per_prompt, shard: shard.parse()?, out };
             let observer = |event: EvaluationEvent| {
                 let EvaluationEvent::Scored { done, total, .. } = event else {

@@ -66,8 +66,9 @@ impl FluxConfig {
         let checkpoint = &*checkpoint.arranged(layout::flux);
         foreign::check(checkpoint, Wanted::Transformer)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            let shape =
-                checkpoint.shape(name).ok_or_else(|| foreign::lacks(checkpoint, Wanted::Transformer, name))?;
+            let shape = checkpoint
+                .shape(name)
+                .ok_or_else(|| foreign::lacks(checkpoint, Wanted::Transformer, name))?;
             shape.try_into().map_err(|_| {
                 Error::format(
                     checkpoint.path(),

@@ -55,7 +55,9 @@ impl Checkpoint {
 
     fn open_file(path: &Path) -> Result<Self> {
         let (opened, split) = Self::open_one(path)?;
-        let part = |split: gguf::Split| format!("is part {} of {} of a split GGUF file", split.number.saturating_add(1), split.count);
+        let part = |split: gguf::Split| {
+            format!("is part {} of {} of a split GGUF file", split.number.saturating_add(1), split.count)
+        };
         match (gguf_parts(path), split) {
             (None, None) => Ok(opened),
             (None, Some(split)) => Err(Error::format(
@@ -91,7 +93,9 @@ impl Checkpoint {
             promised = promised.or(split.and_then(|split| split.tensors));
             for (name, tensor) in opened.tensors {
                 if tensors.contains_key(&name) {
-                    let reason = format!("holds {name}, which an earlier part holds too; the parts are of different files");
+                    let reason = format!(
+                        "holds {name}, which an earlier part holds too; the parts are of different files"
+                    );
                     return Err(refuse(reason));
                 }
                 tensors.insert(name, tensor);
@@ -426,7 +430,8 @@ fn wrong_length(bytes: &[u8]) -> Option<String> {
     }
     let header_length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
     let data_start = header_length.checked_add(size_of::<u64>())?;
-    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(bytes.get(size_of::<u64>()..data_start)?).ok()?;
+    let header: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(bytes.get(size_of::<u64>()..data_start)?).ok()?;
     let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
     let ends = tensors.map(|(_, tensor)| Some(serde_json::from_value::<Place>(tensor).ok()?.data_offsets.1));
     let ends: Option<Vec<usize>> = ends.collect();
@@ -471,7 +476,11 @@ fn weights_in(folder: &Path) -> Result<PathBuf> {
             format!(
                 "holds {} .safetensors files and no index that joins them ({}{}); name the one that is meant",
                 many.len(),
-                many.iter().take(SHOWN).map(|path| path.file_name().unwrap_or_default().display().to_string()).collect::<Vec<_>>().join(", "),
+                many.iter()
+                    .take(SHOWN)
+                    .map(|path| path.file_name().unwrap_or_default().display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 if many.len() > SHOWN { ", ..." } else { "" }
             ),
         )),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 
 use super::scales::{DESCRIPTION, WEIGHT_SCALES, description};
+use super::split::gguf_parts;
 use super::{Checkpoint, StorageDtype, StoredTensor};
 use crate::error::{Error, Result};
 
@@ -33,7 +34,10 @@ const QUANTIZED: [Kind; 15] = [
         ],
     ),
     kind("GPTQ", &[&[".qweight", ".g_idx"]]),
-    kind("AWQ or GPTQ", &[&[".qweight", ".qzeros"], &[".qweight", ".scaled_zeros"], &[".qweight", ".scales"]]),
+    kind(
+        "AWQ or GPTQ",
+        &[&[".qweight", ".qzeros"], &[".qweight", ".scaled_zeros"], &[".qweight", ".scales"]],
+    ),
     kind(
         "quanto (int8, int4, int2 or its own fp8)",
         &[&[".weight._data"], &[".weight._scale"], &[".weight._data._data"]],
@@ -95,7 +99,7 @@ const MODELS: [Kind; 27] = [
     kind("the autoencoder of FLUX.2", &[&["bn.running_mean", "encoder.", "decoder."]]),
     kind("the autoencoder of Wan or Qwen-Image", &[&["decoder.middle.0.residual."]]),
     kind("the autoencoder of Stable Diffusion 1, 2 or XL", &[&["post_quant_conv."]]),
-    kind("a tiny autoencoder (TAESD)", &[&["taesd_decoder."], &["decoder.layers.0."], &["encoder.layers.0."]]),
+    kind("a tiny autoencoder (TAESD)", &[&["taesd_decoder."], &["decoder.layers.1.conv."]]),
     kind("an upscaler (ESRGAN)", &[&["RRDB_trunk."], &["conv_body.", "body.0.rdb1."]]),
     kind("an AnimateDiff motion module", &[&["motion_modules."]]),
 ];
@@ -184,9 +188,17 @@ pub(crate) fn lacks(checkpoint: &Checkpoint, wanted: Wanted, tensor: &str) -> Er
     let (no, remedy) = (wanted.name(), wanted.remedy());
     let reason = match part {
         Some(part) if !part.name.ends_with(no) => format!("is no {no}, but {}; {remedy}", part.name),
-        _ => format!(
-            "is no {no} in a layout that is known: tensor {tensor} is missing or of another rank; {remedy}"
-        ),
+        _ => {
+            let parts = gguf_parts(checkpoint.path()).map_or(0, |parts| parts.len());
+            let all = if parts > 0 {
+                format!(" (in all {parts} parts of this split GGUF file)")
+            } else {
+                String::new()
+            };
+            format!(
+                "is no {no} in a layout that is known: tensor {tensor} is missing or of another rank{all}; {remedy}"
+            )
+        }
     };
     Error::format(checkpoint.path(), reason)
 }
@@ -198,7 +210,8 @@ pub(crate) fn lacks(checkpoint: &Checkpoint, wanted: Wanted, tensor: &str) -> Er
 /// Such weights, by the kind, with what to take instead.
 pub(super) fn check_storage(checkpoint: &Checkpoint) -> Result<()> {
     let tensors = checkpoint.tensors();
-    let named = || QUANTIZED.iter().find_map(|kind| Some((kind.name.to_owned(), found(checkpoint, kind, ends)?)));
+    let named =
+        || QUANTIZED.iter().find_map(|kind| Some((kind.name.to_owned(), found(checkpoint, kind, ends)?)));
     let found = described(tensors).or_else(named).or_else(|| integers(tensors));
     found.map_or(Ok(()), |(name, sign)| {
         let reason = format!("is quantized as {name} (it has {sign}), which is not read; {INSTEAD}");
@@ -231,8 +244,8 @@ fn integers(tensors: &BTreeMap<String, StoredTensor>) -> Option<(String, String)
         let layer = WEIGHT_SCALES.iter().find_map(|ending| name.strip_suffix(ending))?;
         let weight = tensors.get(&format!("{layer}.weight"))?;
         let kind = match (weight.dtype(), scale.dtype()) {
-            (StorageDtype::Other(Dtype::I8), _) => "8-bit integers with scales",
-            (StorageDtype::Other(Dtype::U8), _) => "4-bit numbers in bytes, with scales",
+            (StorageDtype::Other(Dtype::I8), _) => "8-bit integers (I8) with scales",
+            (StorageDtype::Other(Dtype::U8), _) => "4-bit numbers in bytes (U8), with scales",
             (StorageDtype::F8E4M3 | StorageDtype::F8E5M2, StorageDtype::Other(Dtype::U8)) => "MXFP8",
             _ => return None,
         };
@@ -276,7 +289,10 @@ mod tests {
     #[test]
     fn ways_of_quantizing_are_named_with_what_to_take_instead() {
         for (names, kind) in [
-            (&["a.weight", "a.weight.absmax", "a.weight.quant_state.bitsandbytes__nf4"][..], "bitsandbytes nf4"),
+            (
+                &["a.weight", "a.weight.absmax", "a.weight.quant_state.bitsandbytes__nf4"][..],
+                "bitsandbytes nf4",
+            ),
             (&["a.weight.quant_state.bitsandbytes__fp4"], "bitsandbytes fp4"),
             (&["a.weight.absmax", "a.weight.quant_map"], "nf4 or fp4"),
             (&["a.weight", "a.SCB", "a.weight_format"], "bitsandbytes int8"),
@@ -314,41 +330,90 @@ mod tests {
 
     #[test]
     fn integers_with_a_scale_are_told_from_fp8_with_one() {
-        let with = |dtype| check_storage(&file(&[("a.weight", dtype), ("a.weight_scale", StorageDtype::F32)]));
+        let with =
+            |dtype| check_storage(&file(&[("a.weight", dtype), ("a.weight_scale", StorageDtype::F32)]));
         assert!(with(StorageDtype::Other(Dtype::I8)).unwrap_err().to_string().contains("8-bit integers"));
         assert!(with(StorageDtype::Other(Dtype::U8)).unwrap_err().to_string().contains("4-bit"));
         with(StorageDtype::F8E4M3).unwrap();
-        let exponents = [("a.weight", StorageDtype::F8E4M3), ("a.weight_scale", StorageDtype::Other(Dtype::U8))];
+        let exponents =
+            [("a.weight", StorageDtype::F8E4M3), ("a.weight_scale", StorageDtype::Other(Dtype::U8))];
         assert!(check_storage(&file(&exponents)).unwrap_err().to_string().contains("MXFP8"));
     }
 
     #[test]
     fn other_models_are_named_and_so_is_the_file_to_take() {
         for (names, wanted, words) in [
-            (&["distilled_guidance_layer.in_proj.weight", "img_in.weight"][..], Wanted::Transformer, "Chroma"),
+            (
+                &["distilled_guidance_layer.in_proj.weight", "img_in.weight"][..],
+                Wanted::Transformer,
+                "Chroma",
+            ),
             (&["double_stream_modulation_img.lin.weight", "img_in.weight"], Wanted::Transformer, "FLUX.2"),
             (&["redux_up.weight", "redux_down.weight"], Wanted::Transformer, "Redux"),
             (
-                &["model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.label_emb.0.0.weight"],
+                &[
+                    "model.diffusion_model.input_blocks.0.0.weight",
+                    "model.diffusion_model.label_emb.0.0.weight",
+                ],
                 Wanted::Transformer,
                 "Stable Diffusion XL",
             ),
             (&["model.diffusion_model.joint_blocks.0.x"], Wanted::Transformer, "Stable Diffusion 3"),
             (&["txt_norm.weight", "transformer_blocks.0.x"], Wanted::Transformer, "Qwen-Image"),
             (&["transformer.resblocks.0.ln_1.weight", "visual.proj"], Wanted::Clip, "open_clip"),
-            (&["encoder.conv_in.weight", "post_quant_conv.weight"], Wanted::Autoencoder, "Stable Diffusion 1"),
+            (
+                &["encoder.conv_in.weight", "post_quant_conv.weight"],
+                Wanted::Autoencoder,
+                "Stable Diffusion 1",
+            ),
             (&["encoder.block.0.layer.1.DenseReluDense.wi.weight"], Wanted::T5, "T5 v1.0"),
         ] {
             let entries: Vec<_> = names.iter().map(|name| (*name, StorageDtype::BF16)).collect();
             let text = check(&file(&entries), wanted).unwrap_err().to_string();
-            assert!(text.contains(words) && text.contains("wanted that of") | text.contains("wanted the"), "{text}");
+            assert!(
+                text.contains(words) && text.contains("wanted that of") | text.contains("wanted the"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_of_our_models_are_no_sign_of_others() {
+        for (wanted, names) in [
+            (
+                Wanted::Transformer,
+                &["transformer_blocks.0.attn.to_q.weight", "context_embedder.weight", "proj_out.weight"][..],
+            ),
+            (
+                Wanted::Clip,
+                &[
+                    "text_model.encoder.layers.0.self_attn.q_proj.weight",
+                    "vision_model.encoder.layers.0.mlp.fc1.weight",
+                ],
+            ),
+            (
+                Wanted::T5,
+                &[
+                    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                    "decoder.block.1.layer.0.SelfAttention.q.weight",
+                ],
+            ),
+            (
+                Wanted::Autoencoder,
+                &["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"],
+            ),
+        ] {
+            let entries: Vec<_> = names.iter().map(|name| (*name, StorageDtype::BF16)).collect();
+            check(&file(&entries), wanted).unwrap();
         }
     }
 
     #[test]
     fn another_part_of_the_same_model_is_named_where_the_wanted_one_is_missing() {
         let lacks = |name, wanted| lacks(&file(&[(name, StorageDtype::BF16)]), wanted, "x").to_string();
-        assert!(lacks("text_model.encoder.layers.0.x", Wanted::T5).contains("no T5 encoder, but a CLIP text"));
+        assert!(
+            lacks("text_model.encoder.layers.0.x", Wanted::T5).contains("no T5 encoder, but a CLIP text")
+        );
         assert!(lacks("vision_model.x", Wanted::Clip).contains("image half"));
         assert!(lacks("a.lora_A.weight", Wanted::Transformer).contains("but a LoRA"));
         assert!(lacks("who.knows", Wanted::Transformer).contains("tensor x is missing"));

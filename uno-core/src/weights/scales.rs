@@ -34,7 +34,8 @@ pub(super) fn apply(
     let names: Vec<String> = tensors.keys().cloned().collect();
     for name in names {
         if let Some(layer) = name.strip_suffix(DESCRIPTION) {
-            let is_read = tensors.get(&name).and_then(description).is_some_and(|d| READ.iter().any(|r| d.contains(r)));
+            let is_read =
+                tensors.get(&name).and_then(description).is_some_and(|d| READ.iter().any(|r| d.contains(r)));
             if is_read && !is_foreign(&tensors, layer) {
                 tensors.remove(&name);
             }
@@ -140,10 +141,9 @@ mod tests {
     fn scales_that_do_not_fit_are_refused_and_orphans_kept() {
         let three = [0u8; 12];
         let nan = f32::NAN.to_le_bytes();
-        for (name, shape, bytes, words) in [
-            ("a.weight_scale", &[3][..], &three[..], "one per row"),
-            ("a.weight_scale", &[], &nan, "NaN"),
-        ] {
+        for (name, shape, bytes, words) in
+            [("a.weight_scale", &[3][..], &three[..], "one per row"), ("a.weight_scale", &[], &nan, "NaN")]
+        {
             let reason = apply(tensors(&[WEIGHT, (name, StorageDtype::F32, shape, bytes)])).unwrap_err();
             assert!(reason.contains(words), "{reason}");
         }

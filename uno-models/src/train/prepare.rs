@@ -53,6 +53,9 @@ pub fn check_data(config: &TrainConfig, observer: &dyn TrainObserver) -> Result<
                 let text = format!("{path}: {below} entries are below the score {}", source.min_score);
                 tell(observer, &TrainEvent::Notice { text: &text })?;
             }
+            if let Some(text) = &listed.remark {
+                tell(observer, &TrainEvent::Notice { text })?;
+            }
             let (checked, wrong) = check(listed, &source.path, &wanted);
             samples.extend(checked);
             errors.extend(wrong);
