@@ -48,6 +48,11 @@ impl Model {
                 };
                 (options.dit, options.ae, options.lora) = (path("dit"), path("ae"), path("lora"));
                 (options.t5, options.clip) = (path("t5"), path("clip"));
+                // Vocabularies need not lie beside the weights; where they are gone, they are looked for as usual.
+                let there = |part: &str| path(part).filter(|path| path.exists());
+                options.t5_tokenizer = options.t5_tokenizer.or_else(|| there("t5_tokenizer"));
+                let of_clip = || there("clip_tokenizer").or_else(|| there("clip_vocab"));
+                options.clip_tokenizer = options.clip_tokenizer.or_else(of_clip);
             }
         } else if !names_model(arguments, &options) {
             return Self::embedded(arguments, repeated, device, bars);
