@@ -54,12 +54,12 @@ pub fn discover(options: &CheckpointOptions, progress: &dyn Progress) -> Result<
     let t5 = search.complete(Part::T5, t5, hub, weights)?;
 
     // What lies beside an all-in-one file may be about any part of it.
-    let config = |weights: &Located, tokenizer: &Path| match weights.source {
-        Source::AllInOne(_) => folder::config_beside(tokenizer),
-        _ => folder::config_beside(&weights.files),
+    let config = |weights: &Path, tokenizer: &Path| match search.dit.as_deref() == Some(weights) {
+        true => folder::config_beside(tokenizer),
+        false => folder::config_beside(weights),
     };
-    let t5_config = config(&t5, t5_tokenizer.files.path());
-    let clip_config = config(&clip, clip_tokenizer.files.path());
+    let t5_config = config(&t5.files, t5_tokenizer.files.path());
+    let clip_config = config(&clip.files, clip_tokenizer.files.path());
     Ok(CheckpointFiles {
         model_type: search.model_type,
         dit,
