@@ -27,8 +27,9 @@ fn growth(work: impl FnOnce()) -> usize {
     status("VmHWM:").saturating_sub(before)
 }
 
-/// A zlib stream that inflates to so many zeros: one literal, then copies of 258 bytes, 13 bits each.
-fn zeros(count: usize) -> Vec<u8> {
+/// A zlib stream that inflates to so many letters A (zeros would not show: decoders leave untouched what is zero already): one of
+/// them, then copies of 258, 13 bits each.
+fn bomb_of(count: usize) -> Vec<u8> {
     let (mut bytes, mut held, mut bits) = (vec![0x78, 0x9c], 0u64, 0);
     // Codes of the fixed table, with their first bit first.
     let mut put = |value: u64, count: u32, bytes: &mut Vec<u8>| {
@@ -41,13 +42,15 @@ fn zeros(count: usize) -> Vec<u8> {
     };
     let reversed = |code: u64, count: u32| code.reverse_bits() >> (64 - count);
     put(0b011, 3, &mut bytes);
-    put(reversed(0b0011_0000, 8), 8, &mut bytes);
+    put(reversed(0b0011_0000 + u64::from(b'A'), 8), 8, &mut bytes);
     for _ in 0..count / 258 {
         put(reversed(0b1100_0101, 8), 13, &mut bytes);
     }
     put(0, 7 + 7, &mut bytes);
-    let count = (count / 258 * 258 + 1) as u32;
-    bytes.extend((count % 65521 << 16 | 1).to_be_bytes());
+    // Adler-32 of that many.
+    let (count, letter) = ((count / 258 * 258 + 1) as u64, u64::from(b'A'));
+    let (a, b) = (1 + letter * count, count + letter * (count * (count + 1) / 2));
+    bytes.extend(((b % 65521 << 16 | a % 65521) as u32).to_be_bytes());
     bytes
 }
 
@@ -96,7 +99,7 @@ fn tiff(tag: u16, count: u32) -> Vec<u8> {
 
 #[test]
 fn a_small_file_takes_little_memory_whatever_it_claims() {
-    let bomb = zeros(BOMB);
+    let bomb = bomb_of(BOMB);
     assert!(bomb.len() < 2 << 20);
     let compressed_text = |keyword: &str, flags: &[u8]| [keyword.as_bytes(), b"\0", flags, &bomb].concat();
     let jpeg =
