@@ -257,6 +257,19 @@ fn data_that_cannot_be_used_is_refused_before_the_first_step_or_left_out() {
     assert_eq!(told.matches("\"entry\"").count(), 4, "{told}");
 }
 
+#[test]
+fn a_target_that_is_a_jpeg_cut_short_is_refused_where_pictures_are_decoded_beforehand() {
+    let data = Data::new();
+    let photo = include_bytes!("fixtures/pictures/pillow/progressive.jpg");
+    std::fs::write(data.path().join("t1.png"), &photo[..photo.len() / 2]).unwrap();
+    let config = data.config("cut", 1, "", "references = 1");
+    let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+    let error = train(&config, &source(), &Start::Fresh, &go_on).unwrap_err().to_string();
+    assert!(error.contains("t1.png") && error.contains("cut short"), "{error}");
+    std::fs::write(data.path().join("t1.png"), photo).unwrap();
+    run(&config, &Start::Fresh);
+}
+
 fn list_of_checkpoints(config: &TrainConfig) -> Vec<(u64, PathBuf)> {
     list(&config.output, "single")
 }

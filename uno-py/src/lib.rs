@@ -23,6 +23,8 @@ mod _uno_rs {
         preprocess, timestep_schedule,
     };
     #[pymodule_export]
+    use crate::convert::{refuse_partial, unreadable};
+    #[pymodule_export]
     use crate::error::{CheckpointError, NonFiniteError, UnoError};
     #[pymodule_export]
     use crate::evaluate::Scorer;

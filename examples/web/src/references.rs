@@ -292,8 +292,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, references) = references(folder.path());
         let cut = png(40, 30).slice(..60);
-        for bytes in [Bytes::new(), Bytes::from_static(b"<svg/>"), cut] {
-            assert_eq!(references.add(bytes).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
+        let mut jpeg = Vec::new();
+        let encoder = image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
+        RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8; 3])).write_with_encoder(encoder).unwrap();
+        jpeg.truncate(jpeg.len() * 3 / 4);
+        for (bytes, words) in [
+            (Bytes::new(), "empty"),
+            (Bytes::from_static(b"<svg/>"), "SVG"),
+            (Bytes::from_static(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "HEIC"),
+            (cut, "damaged"),
+            (jpeg.into(), "cut short"),
+        ] {
+            let error = references.add(bytes).await.unwrap_err();
+            assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+            assert!(error.message().contains(words), "{}", error.message());
         }
         assert!(!folder.path().join("references").exists());
     }

@@ -23,6 +23,8 @@ pub(super) const TILE_BYTES: u16 = 325;
 pub(super) const SUB_DIRECTORIES: u16 = 330;
 pub(super) const EXTRA_SAMPLES: u16 = 338;
 pub(super) const SAMPLE_FORMAT: u16 = 339;
+const JPEG_TABLES: u16 = 347;
+const SUBSAMPLING: u16 = 530;
 pub(super) const DNG_VERSION: u16 = 50706;
 
 /// A file, with how its numbers are written.
@@ -164,6 +166,21 @@ impl Directory<'_> {
         let bytes = entry.and_then(|e| self.file.bytes.get(e.at..)?.get(..(e.count.min(64)) as usize));
         let text = bytes.unwrap_or(&[]).split(|byte| *byte == 0).next().unwrap_or(&[]);
         String::from_utf8_lossy(text).trim().to_owned()
+    }
+
+    /// A tag with more values than a sound file has, of those that describe the samples, and how many it has. The decoder takes 32
+    /// bytes or more for each.
+    pub(super) fn excessive(&self) -> Option<(u16, u64)> {
+        let most = |tag| match tag {
+            STRIP_OFFSETS | STRIP_BYTES | TILE_OFFSETS | TILE_BYTES => 1 << 20,
+            JPEG_TABLES => 1 << 16,
+            NEW_SUBFILE_TYPE..=SUB_DIRECTORIES | EXTRA_SAMPLES | SAMPLE_FORMAT | SUBSAMPLING => 1 << 12,
+            _ => u64::MAX,
+        };
+        // The palette of 16 bits; texts; tables of transfer functions and halftones, which are not looked at.
+        let is_free = |entry: &&Entry| !matches!(entry.tag, COLOUR_MAP | 301) && entry.kind != 2;
+        let entry = self.entries.iter().filter(is_free).find(|entry| entry.count > most(entry.tag))?;
+        Some((entry.tag, entry.count))
     }
 
     pub(super) fn has(&self, tag: u16) -> bool {

@@ -37,6 +37,9 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header> {
 /// 1 bit per pixel.
 pub(super) fn decode(bytes: &[u8], limits: Limits) -> Result<(DynamicImage, bool)> {
     let first = first(bytes)?;
+    if let Some((tag, count)) = first.excessive() {
+        return Err(Fault::damaged(Kind::Tiff, format!("tag {tag} has {count} values")));
+    }
     let layout = Layout::of(&first)?;
     // The decoder takes a part of a JPEG for all of it.
     if layout.is_jpeg()
