@@ -3,7 +3,7 @@
 //! A key is prefixes, a layer and what the tensor is to it (`lora_A.weight`, `lora_up.weight`, `alpha`, ...). A layer of the
 //! transformer is named as the checkpoint names it, as diffusers does, or as UNO and XLabs name their attention processors; one
 //! of a text encoder as transformers does. kohya and OneTrainer write underscores for all dots. Prefixes tell little that the
-//! rest does not, so nearly any goes with any, in any order ([`Said`] is what they do tell).
+//! rest does not, so nearly any goes with any, in any order; only text encoders are told by some.
 
 use std::fmt;
 

@@ -77,12 +77,12 @@ pub(super) fn kind(key: &str, shape: &[usize]) -> Option<Kind> {
     if key.contains(".oft_blocks") && shape.len() == 4 {
         return Some(Kind { name: "BOFT", remedy: MERGE });
     }
-    // The short ones must not be found inside of longer words.
+    // The short one must not be found inside of longer words.
     let fits = |mark: &&str| match *mark {
         ".diff" => key.ends_with(".diff"),
         mark => key.contains(mark),
     };
-    MARKS.iter().find(|(marks, _)| marks.iter().any(|mark| fits(mark))).map(|(_, kind)| *kind)
+    MARKS.iter().find(|(marks, _)| marks.iter().any(fits)).map(|(_, kind)| *kind)
 }
 
 #[cfg(test)]

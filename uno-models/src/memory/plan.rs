@@ -363,12 +363,12 @@ impl Need {
         let in_place = on_cpu && options.dtype == FloatDType::F32 && options.storage == Storage::AsStored;
         let number = DType::from(options.dtype).size() as u64;
         let mut matrices = matrix_bytes(&source.dit, &form);
-        let beside = loras.iter().map(|lora| matrix_numbers(lora)).sum();
+        let beside = loras.iter().map(matrix_numbers).sum();
         let mut largest = match on_cpu {
             true => largest(&source.dit),
             false => gpu::blocks_under_way(&flux, beside, number),
         };
-        let of_loras = loras.iter().map(|lora| stored_bytes(lora)).sum::<u64>();
+        let of_loras = loras.iter().map(stored_bytes).sum::<u64>();
         let stored = stored_bytes(&source.dit) + of_loras;
         if merge_lora && !loras.is_empty() {
             // Nearly all matrices are adapted and then held expanded; those that are not are counted too.
