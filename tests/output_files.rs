@@ -269,6 +269,6 @@ fn a_device_by_another_name_computes_alike() {
     }
     for name in names {
         let (same, recorded) = made(name);
-        assert_eq!((&same == &picture, recorded), (true, settings.clone()), "{name}");
+        assert_eq!((same == picture, recorded), (true, settings.clone()), "{name}");
     }
 }

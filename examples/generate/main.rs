@@ -82,9 +82,8 @@ fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
         if places.goes_on() {
             todo.retain(|picture| !picture.is_done(judge.as_ref()));
         }
-        let settings =
-            todo.iter().flat_map(|planned| &planned.candidates).map(|candidate| &candidate.settings);
-        settings.map(|settings| places.check_settings(settings)).collect::<Result<()>>()?;
+        let mut candidates = todo.iter().flat_map(|planned| &planned.candidates);
+        candidates.try_for_each(|candidate| places.check_settings(&candidate.settings))?;
         Ok::<_, anyhow::Error>(todo)
     };
     if arguments.eval_json_path.is_none() && places.goes_on() {

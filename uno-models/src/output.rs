@@ -302,13 +302,16 @@ impl Settings {
     /// Whether a picture with these settings is the one that `wanted` asks for.
     ///
     /// Where the files lie makes no difference, and neither do merged LoRAs, which follow from the memory that is free. A picture
-    /// that was decoded in one piece is taken where tiles are planned now, but not the other way round.
+    /// that was decoded in one piece is taken where tiles are planned now, but not the other way round; one that does not tell is
+    /// taken.
     pub fn answers(&self, wanted: &Self) -> bool {
         let comparable = |settings: &Self| {
             let mut settings = settings.clone();
             settings.paths().for_each(|path| *path = PathBuf::new());
             (settings.lora_merged, settings.vae_tiling) = (false, VaeTiling::Auto);
-            settings.device = settings.device.to_ascii_lowercase().replace("flex", "cpu");
+            // Older settings have the name as it was typed.
+            let device = settings.device.to_ascii_lowercase().replace("flex", "cpu");
+            settings.device = device.trim_end_matches(":0").to_owned();
             settings
         };
         let is_tiled = self.in_tiles();

@@ -24,7 +24,7 @@ use crate::checkpoint::{CheckpointOptions, discover};
 use crate::components::{ModelSource, PipelineOptions, load};
 use crate::error::{Error, Result};
 use crate::eval::{Shard, SubjectFinder};
-use crate::output::{FileRecord, ModelInfo, Settings, save, write_atomically};
+use crate::output::{FileRecord, ModelInfo, Settings, save_over, write_atomically};
 use crate::picture::{DecodeOptions, Picture};
 use crate::pipeline::UnoPipeline;
 use crate::request::Request;
@@ -514,7 +514,8 @@ impl Maker {
             _ => return Err(Error::request("samples", 0, "one")),
         };
         let size = [picture.width() as usize, picture.height() as usize];
-        save(path, picture, &Settings::new(request, sample, size).with_model(&self.info))
+        // The folders are the run's own, and hold what an item that is made anew had before.
+        save_over(path, picture, &Settings::new(request, sample, size).with_model(&self.info))
     }
 }
 
