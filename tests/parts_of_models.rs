@@ -13,6 +13,9 @@ use safetensors::Dtype;
 use uno_core::weights::Checkpoint;
 use uno_models::checkpoint::{CheckpointOptions, Environment, Part, Source, discover};
 
+/// A tensor and its name.
+type Named = (String, RawTensor);
+
 // Split GGUF files
 
 /// Numbers of the types of GGUF metadata.
@@ -20,7 +23,7 @@ const U16: u32 = 2;
 const I32: u32 = 5;
 
 /// A GGUF file of these tensors, with what `gguf-split` writes into part `number` (from 0) of `count`.
-fn gguf(tensors: &[(String, RawTensor)], split: Option<[u16; 2]>, all: usize) -> Vec<u8> {
+fn gguf(tensors: &[Named], split: Option<[u16; 2]>, all: usize) -> Vec<u8> {
     let mut file = Gguf {
         metadata: vec![gguf_entry("general.architecture", STRING, &gguf_string("flux"))],
         ..Gguf::sound()
@@ -53,7 +56,7 @@ fn part_name(number: usize) -> String {
 }
 
 /// A model folder whose transformer is a GGUF file in three parts; its tensors too.
-fn split() -> (Desk, Vec<(String, RawTensor)>) {
+fn split() -> (Desk, Vec<Named>) {
     let desk = Desk::with_model();
     let tensors: Vec<_> = read_tensors(&desk.read("model/flux1-dev.safetensors")).into_iter().collect();
     std::fs::remove_file(desk.path("model/flux1-dev.safetensors")).unwrap();
@@ -93,7 +96,7 @@ fn a_missing_part_is_named_before_any_work() {
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
-    let refused = |change: &dyn Fn(&Desk, &[(String, RawTensor)]), words: &[&str]| {
+    let refused = |change: &dyn Fn(&Desk, &[Named]), words: &[&str]| {
         let (desk, tensors) = split();
         change(&desk, &tensors);
         let error = Checkpoint::open(desk.path("model").join(part_name(1))).unwrap_err().to_string();
@@ -102,7 +105,7 @@ fn parts_that_do_not_belong_together_are_refused() {
         }
     };
     let third = format!("model/{}", part_name(3));
-    let share = |tensors: &[(String, RawTensor)]| tensors[..2].to_vec();
+    let share = |tensors: &[Named]| tensors[..2].to_vec();
     refused(
         &|desk, t| desk.put(&third, gguf(&share(t), Some([1, 3]), t.len())),
         &["part 3 of 3", "header says part 2 of 3"],

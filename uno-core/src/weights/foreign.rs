@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use safetensors::Dtype;
 
-use super::scales::{DESCRIPTION, WEIGHT_SCALES, description};
+use super::scales::{DESCRIPTION, WEIGHT_SCALES, are_exponents_of_blocks, description};
 use super::split::gguf_parts;
 use super::{Checkpoint, StorageDtype, StoredTensor};
 use crate::error::{Error, Result};
@@ -246,7 +246,7 @@ fn integers(tensors: &BTreeMap<String, StoredTensor>) -> Option<(String, String)
         let kind = match (weight.dtype(), scale.dtype()) {
             (StorageDtype::Other(Dtype::I8), _) => "8-bit integers (I8) with scales",
             (StorageDtype::Other(Dtype::U8), _) => "4-bit numbers in bytes (U8), with scales",
-            (StorageDtype::F8E4M3 | StorageDtype::F8E5M2, StorageDtype::Other(Dtype::U8)) => "MXFP8",
+            (StorageDtype::F8E4M3 | StorageDtype::F8E5M2, _) if are_exponents_of_blocks(scale) => "MXFP8",
             _ => return None,
         };
         Some((kind.to_owned(), name.clone()))

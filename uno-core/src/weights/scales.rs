@@ -89,6 +89,12 @@ pub(super) fn description(tensor: &StoredTensor) -> Option<Cow<'_, str>> {
     bytes.map(String::from_utf8_lossy)
 }
 
+/// Whether scales are those of MXFP8: an exponent in a byte for each block of 32 numbers, so a matrix of them.
+pub(super) fn are_exponents_of_blocks(scales: &StoredTensor) -> bool {
+    let is_byte = matches!(scales.dtype(), StorageDtype::Other(Dtype::U8 | Dtype::F8_E8M0));
+    is_byte && scales.shape().len() == 2 && scales.len() > 1
+}
+
 /// Whether the layer is stored in a way that is not read.
 fn is_foreign(tensors: &BTreeMap<String, StoredTensor>, layer: &str) -> bool {
     let has = |ending: &str| tensors.contains_key(&format!("{layer}{ending}"));
@@ -96,11 +102,13 @@ fn is_foreign(tensors: &BTreeMap<String, StoredTensor>, layer: &str) -> bool {
         let tensor = tensors.get(&format!("{layer}{ending}"));
         tensor.is_some_and(|t| matches!(t.dtype(), StorageDtype::Other(Dtype::I8 | Dtype::U8)))
     };
+    let are_exponents =
+        |ending: &str| tensors.get(&format!("{layer}{ending}")).is_some_and(are_exponents_of_blocks);
     let described = || tensors.get(&format!("{layer}{DESCRIPTION}")).map(description);
     has(".weight_scale_inv")
         || has(".weight_scale_2")
         || is_integer(".weight")
-        || WEIGHT_SCALES.iter().any(|ending| is_integer(ending))
+        || WEIGHT_SCALES.iter().any(|ending| are_exponents(ending))
         || described().is_some_and(|d| !d.is_some_and(|d| READ.iter().any(|read| d.contains(read))))
 }
 
