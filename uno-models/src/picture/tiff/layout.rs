@@ -271,7 +271,7 @@ impl Meaning {
             _ => colours + usize::from(self.alpha != Alpha::None),
         };
         if stored.planes > 1 {
-            let plane = stored.plane_stride.map_or(1, usize::from) / size;
+            let plane = (stored.plane_stride.map_or(1, usize::from) / size).max(1);
             let planes: Vec<&[u8]> = raw.chunks_exact(plane).take(kept).collect();
             return Ok((0..plane)
                 .flat_map(|i| planes.iter().filter_map(move |plane| plane.get(i).copied()))
