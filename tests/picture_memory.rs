@@ -50,7 +50,7 @@ fn bomb_of(count: usize) -> Vec<u8> {
     // Adler-32 of that many.
     let (count, letter) = ((count / 258 * 258 + 1) as u64, u64::from(b'A'));
     let (a, b) = (1 + letter * count, count + letter * (count * (count + 1) / 2));
-    bytes.extend(((b % 65521 << 16 | a % 65521) as u32).to_be_bytes());
+    bytes.extend(((((b % 65521) << 16) | (a % 65521)) as u32).to_be_bytes());
     bytes
 }
 
