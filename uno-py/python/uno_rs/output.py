@@ -37,11 +37,11 @@ class UnoOutput:
     def save(self, folder: str | os.PathLike[str]) -> list[str]:
         """Saves PIL images as `0.png`, `1.png` ... with their settings inside, and returns the paths.
 
-        The settings in a file name references and the model's files without their folders. Earlier results of that name are
-        replaced.
+        The settings in a file name references and the model's files without their folders. Earlier results of that
+        name are replaced.
 
-        Raises ValueError if the images are no PIL images, FileExistsError for a picture of that name that was not made by
-        uno-rs; then nothing is saved.
+        Raises ValueError if the images are no PIL images, FileExistsError for a picture of that name that was not made
+        by uno-rs; then nothing is saved.
         """
         from PIL.PngImagePlugin import PngInfo
 
@@ -51,7 +51,8 @@ class UnoOutput:
         for path in places:
             if os.path.lexists(path) and not _is_ours(path):
                 raise FileExistsError(
-                    f"{path}: is there already and was not made by uno-rs, so it is not replaced; save to another folder"
+                    f"{path}: is there already and was not made by uno-rs, so it is not replaced; "
+                    "save to another folder"
                 )
         for path, image, settings in zip(places, self._pil(), self.metadata):
             info = PngInfo()

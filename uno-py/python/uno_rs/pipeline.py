@@ -58,7 +58,7 @@ class UnoPipeline:
 
         Without either it is uno-tiny, the small model inside the package: eight kinds of subjects in six scenes.
 
-        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal, rocm or auto, as far as they are built in (`uno_rs.BACKENDS`).
+        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal, rocm or auto, as far as they are in `uno_rs.BACKENDS`.
         `dtype` is float32, bfloat16 or float16; by default what suits the device. `model_type` is flux-dev,
         flux-dev-fp8 or flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
 
