@@ -212,7 +212,14 @@ def test_a_device_by_another_name_computes_alike() -> None:
 
 
 def test_tiles_of_the_autoencoder_are_recorded() -> None:
-    tiled = UnoPipeline.from_pretrained(memory="150MiB", plan_size=(512, 512), progress=False)
+    def load(mebibytes: int) -> UnoPipeline | None:
+        try:
+            return UnoPipeline.from_pretrained(memory=f"{mebibytes}MiB", plan_size=(1024, 1024), progress=False)
+        except ValueError:
+            return None
+
+    # The least that fits beside what this process takes.
+    tiled = next(pipeline for pipeline in map(load, range(100, 4000, 20)) if pipeline is not None)
     assert tiled.memory_plan is not None and "overlapping tiles" in tiled.memory_plan
     assert tiled(PROMPT, **SMALL).metadata[0]["vae_tile"] in (96, 64, 48, 32)
     whole = UnoPipeline.from_pretrained(memory=None, progress=False)
