@@ -199,13 +199,18 @@ def test_a_device_by_another_name_computes_alike() -> None:
     def load(device: str) -> UnoPipeline:
         return UnoPipeline.from_pretrained(device=device, memory="2GiB", progress=False)
 
+    def weights(pipeline: UnoPipeline) -> list[str]:
+        """How weights wait; the expected peak, the last line, counts what this process has taken so far."""
+        assert pipeline.memory_plan is not None
+        return pipeline.memory_plan.splitlines()[:-1]
+
     wanted = load("cpu")
     made = wanted(PROMPT, **SMALL)
     for device in ["CPU", "flex", "cpu:0", *(["auto"] if list(uno_rs.BACKENDS) == ["cpu"] else [])]:
         pipeline = load(device)
         assert (pipeline.device, repr(pipeline)) == ("cpu", repr(wanted)), device
         # Weights as they are stored take less than all of them in f32.
-        assert pipeline.memory_plan == wanted.memory_plan, device
+        assert weights(pipeline) == weights(wanted), device
         same = pipeline(PROMPT, **SMALL)
         assert same.metadata == made.metadata, device
         assert np.array_equal(pixels(same), pixels(made)), device
