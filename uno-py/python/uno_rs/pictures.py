@@ -6,8 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     import PIL.Image
 
@@ -45,7 +43,7 @@ def raw(picture: PictureLike, *, exif_orientation: bool = True, name: str = "pic
     raise TypeError(f"{name}: got {type(picture).__name__}, wanted a path, a PIL image or a numpy array")
 
 
-def opened(name: str, data: bytes, formats: Sequence[str] | None = None) -> PIL.Image.Image:
+def opened(name: str, data: bytes, formats: tuple[str, ...] | None = None) -> PIL.Image.Image:
     """The bytes of a picture file as Pillow opens them, not yet loaded.
 
     Raises ValueError for a JPEG that is cut short, even where Pillow was told to load such files, and for a raw photo,
