@@ -220,7 +220,7 @@ fn settings_of_older_versions_are_read() {
 fn tiles_are_recorded_and_are_used_again_however_much_memory_there_is() {
     let desk = Desk::new();
     let size = "--width 512 --height 512 --num_steps 1";
-    desk.made(&format!("{size} --memory 150MiB --save_path tiled.png"));
+    let least = desk.made_in_least_memory(&format!("{size} --save_path tiled.png"));
     let tile = desk.json("tiled.json")["vae_tile"].clone();
     assert!(tile.is_u64(), "{tile}: the plan works in tiles");
     desk.made("--from tiled.png --save_path again.png");
@@ -229,11 +229,11 @@ fn tiles_are_recorded_and_are_used_again_however_much_memory_there_is() {
     assert_eq!(desk.json("whole.json")["vae_tile"], Value::Null);
     assert_ne!(desk.picture("whole.png"), desk.picture("tiled.png"));
     // What cannot be done as it was is refused, and of what is not known it is said.
-    desk.run("--from whole.png --memory 150MiB").refused(&desk, &["memory", "whole pictures"]);
+    desk.run(&format!("--from whole.png {least}")).refused(&desk, &["memory", "whole pictures"]);
     let mut json = desk.json("tiled.json");
     json.as_object_mut().unwrap().remove("vae_tile");
     desk.put("old.json", json.to_string());
-    desk.made("--from old.json --memory 150MiB --save_path old.png").says("did not record");
+    desk.made(&format!("--from old.json {least} --save_path old.png")).says("did not record");
     json["vae_tile"] = 0.into();
     desk.put("broken.json", json.to_string());
     desk.run("--from broken.json").refused(&desk, &["vae_tile", "got 0"]);

@@ -100,7 +100,7 @@ def test_memory_that_cannot_be_is_a_value_error(options: dict[str, Any], message
 
 
 @pytest.mark.parametrize(
-    "options", [{"memory": 6}, {"plan_size": 512}, {"plan_references": -1}, {"loras": "style.safetensors"}]
+    "options", [{"memory": 6}, {"plan_size": 512}, {"plan_references": 1.5}, {"loras": "style.safetensors"}]
 )
 def test_memory_of_a_wrong_type_is_a_type_error(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, OverflowError)):

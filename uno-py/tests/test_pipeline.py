@@ -200,19 +200,25 @@ def test_a_device_by_another_name_computes_alike() -> None:
         return UnoPipeline.from_pretrained(device=device, memory="2GiB", progress=False)
 
     wanted = load("cpu")
-    made = wanted(PROMPT, **SMALL)
+    made = wanted(PROMPT, output_type="latent", **SMALL)
     for device in ["CPU", "flex", "cpu:0", *(["auto"] if list(uno_rs.BACKENDS) == ["cpu"] else [])]:
         pipeline = load(device)
         assert (pipeline.device, repr(pipeline)) == ("cpu", repr(wanted)), device
-        # Weights as they are stored take less than all of them in f32.
-        assert pipeline.memory_plan == wanted.memory_plan, device
-        same = pipeline(PROMPT, **SMALL)
+        same = pipeline(PROMPT, output_type="latent", **SMALL)
         assert same.metadata == made.metadata, device
-        assert np.array_equal(pixels(same), pixels(made)), device
+        # To the last bit: weights as they are stored, and blocks in place.
+        assert np.array_equal(same.images, made.images), device
 
 
 def test_tiles_of_the_autoencoder_are_recorded() -> None:
-    tiled = UnoPipeline.from_pretrained(memory="150MiB", plan_size=(512, 512), progress=False)
+    def load(mebibytes: int) -> UnoPipeline | None:
+        try:
+            return UnoPipeline.from_pretrained(memory=f"{mebibytes}MiB", plan_size=(1024, 1024), progress=False)
+        except ValueError:
+            return None
+
+    # The least that fits beside what this process takes.
+    tiled = next(pipeline for pipeline in map(load, range(100, 4000, 20)) if pipeline is not None)
     assert tiled.memory_plan is not None and "overlapping tiles" in tiled.memory_plan
     assert tiled(PROMPT, **SMALL).metadata[0]["vae_tile"] in (96, 64, 48, 32)
     whole = UnoPipeline.from_pretrained(memory=None, progress=False)
