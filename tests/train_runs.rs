@@ -186,14 +186,139 @@ fn a_picture_that_was_replaced_is_encoded_anew() {
 }
 
 #[test]
+fn a_picture_replaced_by_one_of_the_same_length_and_time_is_noticed() {
+    let data = Data::new();
+    // Uncompressed, so that another colour has the same length.
+    let bmp = |colour: u8| {
+        let path = data.path().join("t0.bmp");
+        RgbImage::from_pixel(40, 40, Rgb([colour; 3])).save(&path).unwrap();
+        path
+    };
+    let list = std::fs::read_to_string(data.path().join("data.json")).unwrap();
+    std::fs::write(data.path().join("data.json"), list.replace("t0.png", "t0.bmp")).unwrap();
+    let time = std::fs::metadata(bmp(10)).unwrap().modified().unwrap();
+    let cache = "[cache]\nfolder = \"encodings\"";
+    let stopped = data.config("stopped", 3, cache, "");
+    run_until(&stopped, &Start::Fresh, 1);
+    let before = run(&data.config("before", 3, cache, ""), &Start::Fresh);
+
+    std::fs::File::options().write(true).open(bmp(250)).unwrap().set_modified(time).unwrap();
+    let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+    let error = train(&stopped, &source(), &Start::Latest, &go_on).unwrap_err().to_string();
+    assert!(error.contains("replaced"), "{error}");
+    let after = run(&data.config("after", 3, cache, ""), &Start::Fresh);
+    assert_ne!(files(&before.checkpoint)[2], files(&after.checkpoint)[2], "no latent of the old picture is used");
+
+    // A checkpoint of a version that did not record contents goes on, and says so.
+    bmp(10);
+    let state = stopped.output.join("single/checkpoint-1/state.json");
+    let mut old: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    old.as_object_mut().unwrap().remove("contents");
+    std::fs::write(&state, old.to_string()).unwrap();
+    let notices = notices(&stopped, &Start::Latest);
+    assert!(notices.iter().any(|notice| notice.contains("earlier version")), "{notices:?}");
+}
+
+/// What a run tells its user.
+fn notices(config: &TrainConfig, start: &Start) -> Vec<String> {
+    let notices = std::sync::Mutex::new(Vec::new());
+    let listen = |event: &TrainEvent<'_>| {
+        if let TrainEvent::Notice { text } = event {
+            notices.lock().unwrap().push((*text).to_owned());
+        }
+        ControlFlow::Continue(())
+    };
+    train(config, &source(), start, &listen).unwrap();
+    notices.into_inner().unwrap()
+}
+
+const PICTURE: &str =
+    "[[pictures]]\nprompt = \"x\"\nreferences = [\"r0.png\"]\nwidth = 32\nheight = 32\nnum_steps = 2";
+
+#[test]
+fn pictures_that_cannot_be_made_are_refused_before_the_first_step() {
+    let data = Data::new();
+    RgbImage::new(1, 1).save(data.path().join("dot.png")).unwrap();
+    RgbImage::new(1, 400).save(data.path().join("line.png")).unwrap();
+    for (from, to, named) in [
+        ("num_steps = 2", "num_steps = 0", "num_steps"),
+        ("height = 32", "height = 0", "height"),
+        ("width = 32", "width = 100000", "width"),
+        ("r0.png", "line.png", "line.png"),
+        ("r0.png", "absent.png", "absent.png"),
+        ("num_steps = 2", "num_steps = 2\nref_size = 1", "ref_size"),
+    ] {
+        let config = data.config("refused", 1, &PICTURE.replace(from, to), "");
+        let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+        let error = train(&config, &source(), &Start::Fresh, &go_on).unwrap_err().to_string();
+        assert!(error.contains("pictures[0]") && error.contains(named), "{to}: {error}");
+        assert!(list_of_checkpoints(&config).is_empty());
+    }
+    // A reference of one pixel can be scaled: it makes a picture.
+    let config = data.config("dot", 1, &PICTURE.replace("r0.png", "dot.png"), "");
+    let finished = run(&config, &Start::Fresh);
+    assert!(finished.checkpoint.join("0.png").is_file());
+}
+
+#[test]
+fn a_picture_that_fails_is_told_and_the_checkpoint_is_there() {
+    let data = Data::new();
+    let config = data.config("run", 1, PICTURE, "");
+    // The latents of a picture become infinite by a guidance that passes for a number.
+    let mut broken = config.clone();
+    broken.pictures[0].guidance = f32::MAX;
+    let told = notices(&broken, &Start::Fresh);
+    assert!(told.iter().any(|notice| notice.contains("0.png")), "{told:?}");
+    let folder = broken.output.join("single/checkpoint-1");
+    assert!(folder.join(LORA).is_file() && !folder.join("0.png").exists());
+    // A run that goes on from there makes what is missing.
+    assert!(run(&config, &Start::Latest).is_complete);
+    assert!(folder.join("0.png").is_file());
+}
+
+#[test]
+fn a_stage_that_was_renamed_is_not_begun_anew_without_a_word() {
+    let data = Data::new();
+    let config = data.config("run", 2, "", "");
+    run_until(&config, &Start::Fresh, 1);
+    let mut renamed = config.clone();
+    renamed.stages[0].name = "first".into();
+    let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+    let error = train(&renamed, &source(), &Start::Latest, &go_on).unwrap_err().to_string();
+    assert!(error.contains("checkpoints of single") && error.contains("first"), "{error}");
+    assert!(run(&config, &Start::Latest).is_complete);
+}
+
+#[test]
+fn ranks_that_cannot_be_or_contradict_the_first_lora_are_refused_and_a_resumed_run_needs_it_no_more() {
+    let data = Data::new();
+    let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+    let refused = |config: &TrainConfig| {
+        train(config, &source(), &Start::Fresh, &go_on).map(|_| ()).unwrap_err().to_string()
+    };
+    let mut large = data.config("large", 1, "", "");
+    large.lora.rank = Some(100_000);
+    assert!(refused(&large).starts_with("lora.rank: got 100000"), "{}", refused(&large));
+
+    let first = run(&data.config("first", 1, "", ""), &Start::Fresh);
+    let mut second = data.config("second", 2, "", "");
+    second.lora.init = Some(first.checkpoint.clone());
+    second.lora.rank = Some(8);
+    let error = refused(&second);
+    assert!(error.contains("lora.rank: got 8, wanted 4"), "{error}");
+    for rank in [None, Some(4)] {
+        second.lora.rank = rank;
+        second.output = data.path().join(format!("second{rank:?}"));
+        run_until(&second, &Start::Fresh, 1);
+    }
+    std::fs::remove_dir_all(&first.checkpoint).unwrap();
+    assert!(run(&second, &Start::Latest).is_complete);
+}
+
+#[test]
 fn what_is_trained_is_loaded_by_the_pipeline_and_changes_the_model() {
     let data = Data::new();
-    let config = data.config(
-        "run",
-        2,
-        "[[pictures]]\nprompt = \"x\"\nreferences = [\"r0.png\"]\nwidth = 32\nheight = 32\nnum_steps = 2",
-        "",
-    );
+    let config = data.config("run", 2, PICTURE, "");
     let finished = run(&config, &Start::Fresh);
     assert_eq!(image::open(finished.checkpoint.join("0.png")).unwrap().width(), 32);
     let options = LoadOptions::new(&Device::flex());

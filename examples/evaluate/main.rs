@@ -5,6 +5,8 @@
 //! between machines (docs/evaluation.md).
 
 mod missing;
+#[path = "../common/stop.rs"]
+mod stop;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -21,6 +23,7 @@ use uno_models::eval::{
 };
 
 use missing::Missing;
+use stop::Stop;
 
 /// Scores the pictures of a prompt list: DINO, CLIP-I, CLIP-T, and each subject.
 #[derive(Parser, Debug)]
@@ -66,14 +69,19 @@ struct Arguments {
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if stop::is_stop(&error) => {
+            stop::say("stopped; scores and pictures that are finished stay, and the same command goes on");
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            stop::say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let stop = Stop::watch().context("signals cannot be watched for")?;
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
@@ -103,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
     });
     let generate = make.as_ref().map(|make| make as uno_models::eval::Generate<'_>);
-    let scored = evaluation.run(&scorer, generate, &progress)?;
+    let scored = evaluation.run(&scorer, generate, &|event| progress(event, &stop))?;
     let total = evaluation.total();
     if scored < total {
         println!("{scored} of {total} pictures are scored; the result is written when all shares are done");
@@ -119,14 +127,13 @@ fn run(arguments: &Arguments) -> Result<()> {
     say(&report, &evaluation)
 }
 
-fn progress(event: EvaluationEvent) -> ControlFlow<()> {
-    let EvaluationEvent::Scored { done, total, seconds_left } = event else {
-        return ControlFlow::Continue(());
-    };
-    let left = seconds_left
-        .map(|left| format!(", {} left", HumanDuration(std::time::Duration::from_secs_f64(left))));
-    eprintln!("{done} of {total} pictures{}", left.unwrap_or_default());
-    ControlFlow::Continue(())
+fn progress(event: EvaluationEvent, stop: &Stop) -> ControlFlow<()> {
+    if let EvaluationEvent::Scored { done, total, seconds_left } = event {
+        let left = seconds_left
+            .map(|left| format!(", {} left", HumanDuration(std::time::Duration::from_secs_f64(left))));
+        stop::say(format_args!("{done} of {total} pictures{}", left.unwrap_or_default()));
+    }
+    if stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn say(report: &Report, evaluation: &Evaluation) -> Result<()> {
@@ -143,5 +150,8 @@ fn say(report: &Report, evaluation: &Evaluation) -> Result<()> {
         }
     }
     writeln!(out, "{}", evaluation.out.join("report.html").display())?;
+    for note in &report.notes {
+        stop::say(format_args!("note: {note}"));
+    }
     Ok(())
 }

@@ -1,21 +1,23 @@
 //! cargo run --release --example synthesize -- --config synthesis.toml
 //!
 //! Makes training data from the base model, as a configuration says (docs/synthesis.md). May be stopped at any time; the same
-//! command goes on. Ctrl-C ends after the items at hand.
+//! command goes on. Ctrl-C, SIGTERM and SIGHUP end after the items at hand.
+
+#[path = "../common/stop.rs"]
+mod stop;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::HumanDuration;
-use signal_hook::consts::SIGINT;
 use uno_models::eval::Shard;
 use uno_models::synthesis::{Results, Stage, Synthesis, SynthesisConfig, SynthesisEvent};
+
+use stop::{Stop, say};
 
 /// Makes training data from the base model, as a configuration says; docs/synthesis.md lists its keys.
 #[derive(Debug, Parser)]
@@ -46,8 +48,12 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if stop::is_stop(&error) => {
+            say("stopped; what is finished stays, and the same command goes on");
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -61,11 +67,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let mut config = SynthesisConfig::read(&arguments.config)?;
     config.count = arguments.count.unwrap_or(config.count);
     let synthesis = Synthesis::open(config)?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGINT, interrupted.clone()).context("Ctrl-C cannot be watched for")?;
+    let stop = Stop::watch().context("signals cannot be watched for")?;
     let watch = |event: SynthesisEvent<'_>| {
-        say(event);
-        if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        tell(event);
+        if stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let stages = if arguments.stages.is_empty() { Stage::ALL.to_vec() } else { arguments.stages.clone() };
     let failed = synthesis.run(&stages, arguments.shard, &watch)?;
@@ -76,22 +81,22 @@ fn run(arguments: &Arguments) -> Result<bool> {
         print(&results);
     }
     for (item, reason) in &failed {
-        eprintln!("{item} still waits: {reason}");
+        say(format_args!("{item} still waits: {reason}"));
     }
     if !failed.is_empty() {
-        eprintln!("error: {} items could not be worked on; run the same command again", failed.len());
+        say(format_args!("error: {} items could not be worked on; run the same command again", failed.len()));
     }
     Ok(failed.is_empty())
 }
 
-fn say(event: SynthesisEvent<'_>) {
+fn tell(event: SynthesisEvent<'_>) {
     match event {
-        SynthesisEvent::Begins { stage, items } => eprintln!("{}: {items} items", stage.name()),
+        SynthesisEvent::Begins { stage, items } => say(format_args!("{}: {items} items", stage.name())),
         SynthesisEvent::Advances { stage, done, total, seconds_left, .. } => {
             let left = HumanDuration(Duration::from_secs_f64(seconds_left));
-            eprintln!("{} {done}/{total}, {left} left", stage.name());
+            say(format_args!("{} {done}/{total}, {left} left", stage.name()));
         }
-        SynthesisEvent::Failed { item, reason } => eprintln!("{item}: {reason}"),
+        SynthesisEvent::Failed { item, reason } => say(format_args!("{item}: {reason}")),
         _ => {}
     }
 }

@@ -1,20 +1,22 @@
 //! cargo run --release --example train_lora -- --config examples/train_lora/example.toml
 //!
-//! Trains UNO's LoRA as a configuration says (docs/training.md). Ctrl-C saves and ends; `--resume latest` goes on from there,
-//! bit for bit.
+//! Trains UNO's LoRA as a configuration says (docs/training.md). Ctrl-C, SIGTERM and SIGHUP save and end; `--resume latest`
+//! goes on from there, bit for bit.
 
 mod progress;
+#[path = "../common/stop.rs"]
+mod stop;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use signal_hook::consts::SIGINT;
 use uno_models::train::prepare::check_data;
-use uno_models::train::{Start, TrainConfig, open_model, train};
+use uno_models::train::{Start, TrainConfig, open_model, pictures, train};
 
 use progress::Bars;
+use stop::Stop;
 
 /// Trains UNO's LoRA as a configuration says; docs/training.md lists its keys.
 #[derive(Debug, Parser)]
@@ -43,8 +45,12 @@ struct Arguments {
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if stop::is_stop(&error) => {
+            stop::say("stopped before the first step; the same command begins again, with what was encoded");
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: {error}");
+            stop::say(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -58,8 +64,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(output) = &arguments.output {
         config.output.clone_from(output);
     }
-    let bars = Bars::new(arguments.json);
+    let bars = Bars::new(arguments.json, Stop::watch()?);
     if arguments.check {
+        pictures::requests(&config.pictures)?;
         for (stage, data) in config.stages.iter().zip(check_data(&config, &bars)?) {
             bars.say(&format!("stage {}: {} samples", stage.name, data.samples.len()));
         }
@@ -74,9 +81,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     if source.model_type == uno_models::checkpoint::EMBEDDED {
         bars.say("No model was named, so the small one inside the program is trained; see `[model]` in docs/training.md.");
     }
-    // The first Ctrl-C sets the flag; the second ends the program, for those who do not want to wait for the checkpoint.
-    signal_hook::flag::register_conditional_shutdown(SIGINT, 130, bars.stop_flag())?;
-    signal_hook::flag::register(SIGINT, bars.stop_flag())?;
     let finished = train(&config, &source, &start, &bars)?;
     let folder = finished.checkpoint.display();
     if finished.is_complete {

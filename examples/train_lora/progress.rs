@@ -1,12 +1,14 @@
 //! What a person sees while it trains: on standard error, so that standard output stays for results.
 
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uno_models::checkpoint::{HubPart, Progress};
 use uno_models::train::{TrainEvent, TrainObserver};
+
+use super::stop::{Stop, say};
 
 /// Steps between two lines where there is no terminal for a bar.
 const LINE_EVERY: u64 = 10;
@@ -15,23 +17,19 @@ const LINE_EVERY: u64 = 10;
 pub struct Bars {
     bar: Mutex<Option<ProgressBar>>,
     json: bool,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 impl Bars {
-    pub fn new(json: bool) -> Self {
-        Self { bar: Mutex::new(None), json, stop: Arc::default() }
-    }
-
-    /// Set to end the run after the step that is being computed.
-    pub fn stop_flag(&self) -> Arc<AtomicBool> {
-        self.stop.clone()
+    /// Bars of a run that ends after the step that is being computed once `stop` is set.
+    pub fn new(json: bool, stop: Stop) -> Self {
+        Self { bar: Mutex::new(None), json, stop }
     }
 
     /// A line for people.
     pub fn say(&self, text: &str) {
         self.end_bar();
-        eprintln!("{text}");
+        say(text);
     }
 
     fn with_bar(&self, length: u64, template: &str, f: impl FnOnce(&ProgressBar)) {
@@ -56,7 +54,8 @@ impl Bars {
 
     fn print_json(&self, value: &serde_json::Value) {
         if self.json {
-            println!("{value}");
+            // Nobody reads any more: the run goes on all the same.
+            let _ = writeln!(std::io::stdout(), "{value}");
         }
     }
 }
@@ -90,7 +89,7 @@ impl TrainObserver for Bars {
                     });
                 } else if step % LINE_EVERY == 0 || step == 1 || step == steps {
                     let left = HumanDuration(std::time::Duration::from_secs_f64(report.seconds_left()));
-                    eprintln!("step {step}/{steps}  {text}  {left} left");
+                    say(format_args!("step {step}/{steps}  {text}  {left} left"));
                 }
                 if step == steps {
                     self.end_bar();
@@ -103,7 +102,7 @@ impl TrainObserver for Bars {
             TrainEvent::Notice { text } => self.say(&format!("note: {text}")),
             _ => {}
         }
-        if self.stop.load(Ordering::SeqCst) {
+        if self.stop.is_set() {
             self.say("stopping, with a checkpoint once there is a step to save; Ctrl-C again stops at once");
             return ControlFlow::Break(());
         }

@@ -19,6 +19,14 @@ pub enum Error {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// A file could not be written; what was there before is as it was.
+    #[error("cannot write {path}: {source}", path = .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// A file is damaged, lies about itself, or is of another kind than wanted.
     #[error("{path}: {reason}", path = .path.display())]
     Format {
@@ -91,6 +99,12 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// An [`Error::Write`] for `path`; made for `map_err(Error::write(path))`.
+    pub fn write(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Write { path, source }
     }
 
     /// An [`Error::Component`], for implementations of this crate's traits outside of it.

@@ -55,8 +55,8 @@ pub enum Error {
         url: String,
         /// What happened.
         reason: String,
-        /// Whether asking again would be of no use.
-        is_lasting: bool,
+        /// What that says of the next question.
+        kind: EndpointFailure,
     },
     /// A result could not be written; nothing was left half-written.
     #[error("cannot write {path}: {source}", path = .path.display())]
@@ -82,6 +82,18 @@ pub enum Error {
         /// What was found, what was wanted, and how to mend it.
         reason: String,
     },
+}
+
+/// What the failure of an endpoint says of the next question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndpointFailure {
+    /// It refuses: asking again, whatever it is, would be of no use.
+    Refused,
+    /// It did not answer, or only with errors that pass.
+    Unreachable,
+    /// It answers, but nothing that can be read to this question.
+    Unreadable,
 }
 
 impl Error {

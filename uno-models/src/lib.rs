@@ -38,7 +38,7 @@ pub mod tiny;
 pub mod train;
 pub mod unope;
 
-pub use error::{Error, Result};
+pub use error::{EndpointFailure, Error, Result};
 pub use pipeline::{Generated, Generation, UnoPipeline};
 pub use request::{Defaults, Request};
 

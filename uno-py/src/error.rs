@@ -30,7 +30,7 @@ pub(crate) fn core(error: uno_core::Error) -> PyErr {
     use uno_core::Error as E;
     let message = error.to_string();
     match error {
-        E::Io { source, .. } => io(&source, message),
+        E::Io { source, .. } | E::Write { source, .. } => io(&source, message),
         E::Format { .. } | E::Load(_) => CheckpointError::new_err(message),
         E::Invalid { .. } | E::Tokenizer(_) | E::Device { .. } => PyValueError::new_err(message),
         E::NonFinite { .. } => NonFiniteError::new_err(message),

@@ -63,7 +63,7 @@ pub fn write(
         (safetensors_header(path, tensors, &lengths, metadata)?, 1)
     };
     let temporary = Temporary::beside(path);
-    let io = |e| Error::io(&temporary.0)(e);
+    let io = |e| Error::write(path)(e);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary.0).map_err(io)?);
     file.write_all(&header).map_err(io)?;
     for (i, &length) in lengths.iter().enumerate() {
@@ -80,7 +80,7 @@ pub fn write(
         file.write_all(&[0; ALIGNMENT][..padding]).map_err(io)?;
     }
     file.into_inner().map_err(|e| io(e.into_error()))?.sync_all().map_err(io)?;
-    std::fs::rename(&temporary.0, path).map_err(Error::io(path))
+    std::fs::rename(&temporary.0, path).map_err(io)
 }
 
 /// A file that is removed if it is still there in the end.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::dreambench::{Entry, Shard};
+use super::provenance;
 use super::scores::{PictureScores, Protocol, Scorer};
 use super::statistics::Mean;
 use crate::error::{Error, Result};
@@ -62,6 +63,9 @@ pub struct ScoredPicture {
     pub references: Vec<FileRecord>,
     /// The scores.
     pub scores: PictureScores,
+    /// Whether the picture or one of its references is transparent somewhere, which the encoders do not see.
+    #[serde(default)]
+    pub alpha_dropped: bool,
 }
 
 /// Means of a set of pictures; those of subjects are `None` where there are no references.
@@ -113,6 +117,9 @@ pub struct Report {
     pub per_prompt: usize,
     /// Prompts that CLIP saw cut.
     pub cut_prompts: usize,
+    /// What a reader of the scores should know, in words: what was cut or dropped, what differs, what is not scored.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Over all pictures.
     pub all: Means,
     /// By subject.
@@ -140,7 +147,8 @@ impl Evaluation {
     ///
     /// # Errors
     ///
-    /// Pictures that are missing and cannot be made, all named before anything is scored; what scorer and generator return;
+    /// Pictures that are missing and cannot be made, or that were made from another list, named before anything is scored; what
+    /// scorer and generator return;
     /// [`uno_core::Error::Cancelled`].
     pub fn run(
         &self,
@@ -153,6 +161,8 @@ impl Evaluation {
         if generate.is_none() {
             self.check_pictures(&mine)?;
         }
+        let there = mine.iter().map(|&(i, j)| (i, self.picture(i, j))).filter(|(_, path)| path.is_file());
+        provenance::check(&self.entries, there, &self.pictures)?;
         let (start, mut worked) = (Instant::now(), 0);
         for (n, &(i, j)) in mine.iter().enumerate() {
             let path = self.picture(i, j);
@@ -245,9 +255,19 @@ impl Evaluation {
             prompt: prompt.clone(),
             references,
             scores,
+            alpha_dropped: has_alpha(&opened) || Self::any_alpha(image_paths)?,
         };
         write_json(&file, &scored)?;
         Ok(true)
+    }
+
+    fn any_alpha(references: &[PathBuf]) -> Result<bool> {
+        for path in references {
+            if has_alpha(&Picture::open(path, &DecodeOptions::default())?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts together what all shares have scored.
@@ -260,6 +280,7 @@ impl Evaluation {
         let mut by_prompt = Vec::new();
         let mut by_subject: BTreeMap<String, Vec<Vec<PictureScores>>> = BTreeMap::new();
         let (mut protocol, mut made) = (None, Made::default());
+        let (mut unknown, mut with_alpha) = (Vec::new(), 0);
         let by_folder = named_by_folder(&self.entries);
         for (i, Entry { prompt, image_paths }) in self.entries.iter().enumerate() {
             let mut pictures = Vec::new();
@@ -275,7 +296,12 @@ impl Evaluation {
                         "is of another protocol than 0_0.json; run all shares with the same",
                     ));
                 }
-                made.add(Settings::read(self.picture(i, j)).ok());
+                let settings = Settings::read(self.picture(i, j)).ok();
+                if settings.is_none() {
+                    unknown.push(format!("{i}_{j}.png"));
+                }
+                made.add(settings);
+                with_alpha += usize::from(scored.alpha_dropped);
                 pictures.push((self.picture(i, j), scored.scores));
             }
             let scores: Vec<PictureScores> = pictures.iter().map(|(_, scores)| scores.clone()).collect();
@@ -295,14 +321,18 @@ impl Evaluation {
             .iter()
             .map(|prompt| prompt.pictures.iter().map(|(_, scores)| scores.clone()).collect())
             .collect();
+        let cut_prompts = groups.iter().filter(|group| group.iter().any(|s| s.prompt_is_cut)).count();
+        let made = made.sorted();
+        let notes = self.notes(&made, &unknown, cut_prompts, with_alpha);
         let protocol = protocol.ok_or_else(|| Error::request("prompts", 0, "a list with prompts"))?;
         Ok(Report {
             software: concat!("uno-rs ", env!("CARGO_PKG_VERSION")).into(),
             protocol,
-            made: made.sorted(),
+            made,
             prompts: self.entries.len(),
             per_prompt: self.per_prompt,
-            cut_prompts: groups.iter().filter(|group| group.iter().any(|s| s.prompt_is_cut)).count(),
+            cut_prompts,
+            notes,
             all: Means::of(&groups.iter().collect::<Vec<_>>()),
             by_subject: by_subject
                 .iter()
@@ -310,6 +340,39 @@ impl Evaluation {
                 .collect(),
             by_prompt,
         })
+    }
+}
+
+impl Evaluation {
+    /// What a reader of the scores should know.
+    fn notes(&self, made: &Made, unknown: &[String], cut_prompts: usize, with_alpha: usize) -> Vec<String> {
+        let mut notes = Vec::new();
+        if cut_prompts > 0 {
+            notes.push(format!("CLIP takes 77 tokens: {cut_prompts} prompts are longer, and were cut for CLIP-T"));
+        }
+        if with_alpha > 0 {
+            notes.push(format!(
+                "{with_alpha} pictures were compared with transparent images (or are transparent); the alpha channel was dropped"
+            ));
+        }
+        if let [first, .., last] = made.size[..] {
+            let ([w1, h1], [w2, h2], n) = (first, last, made.size.len());
+            notes.push(format!("the pictures have {n} sizes, from {w1}x{h1} to {w2}x{h2}"));
+        }
+        if let Some(first) = unknown.first() {
+            notes.push(format!(
+                "{} pictures hold no settings ({first} is the first), so that nothing says whether they were made from this list",
+                unknown.len()
+            ));
+        }
+        let extra = provenance::extra(&self.pictures, self.entries.len(), self.per_prompt);
+        if let Some(first) = extra.first() {
+            notes.push(format!(
+                "{} more pictures are in the folder ({first} is the first) that the list does not have; they are not scored",
+                extra.len()
+            ));
+        }
+        notes
     }
 }
 
@@ -400,6 +463,12 @@ impl Report {
     pub fn write(&self, path: &Path) -> Result<()> {
         write_json(path, self)
     }
+}
+
+/// Whether there is anything that the encoders do not see because it is transparent.
+fn has_alpha(picture: &Picture) -> bool {
+    let pixels = picture.pixels();
+    pixels.color().has_alpha() && pixels.to_rgba8().pixels().any(|pixel| pixel[3] != u8::MAX)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

@@ -35,8 +35,8 @@ impl Report {
              <body><h1>Evaluation</h1><p>{} prompts, {} pictures each. Means with 95% intervals, by bootstrap over prompts.</p>",
             self.prompts, self.per_prompt
         );
-        if self.cut_prompts > 0 {
-            let _ = write!(page, "<p>CLIP saw {} prompts cut.</p>", self.cut_prompts);
+        for note in &self.notes {
+            let _ = write!(page, "<p>Note: {}.</p>", escaped(note));
         }
         page.push_str(&table(std::iter::once(("all", &self.all))));
         if self.by_subject.len() > 1 {

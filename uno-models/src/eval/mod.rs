@@ -6,6 +6,8 @@ mod evaluation;
 #[cfg(feature = "vision")]
 mod html;
 #[cfg(feature = "vision")]
+mod provenance;
+#[cfg(feature = "vision")]
 mod scores;
 #[cfg(feature = "vision")]
 mod statistics;

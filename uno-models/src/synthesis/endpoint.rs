@@ -2,7 +2,7 @@
 //! answers in a given form.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use image::RgbImage;
@@ -10,12 +10,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use crate::error::{Error, Result};
+use super::answer::{self, Message};
+use crate::error::{EndpointFailure, Error, Result};
 
 /// Largest answer that is read.
 const MAX_ANSWER: u64 = 4 << 20;
-/// Longest wait that a server may ask for.
+/// Longest wait between attempts of our own.
 const MAX_WAIT: Duration = Duration::from_secs(120);
+/// Longest wait that a server may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(600);
+/// How often a question is asked whose answers cannot be read.
+const READINGS: u32 = 3;
 
 /// Where the endpoint is, and how patient we are with it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,6 +71,8 @@ enum Failure {
     Passing(String, Option<Duration>),
     /// No attempt will.
     Lasting(String),
+    /// There was an answer, but none that can be read.
+    Unreadable(String),
 }
 
 /// The endpoint.
@@ -125,11 +132,12 @@ impl Endpoint {
     }
 
     /// Asks a question; `schema` (JSON Schema, called `name`) is the form of the answer, and `read` checks it. An answer that is
-    /// not of the form is asked for again, as is one that fails to come.
+    /// not of the form is asked for again, three times in all, as is one that fails to come.
     ///
     /// # Errors
     ///
-    /// What the server refuses; all attempts failed, with what the last one met.
+    /// What the server refuses; all attempts failed, with what the last one met; a wait of more than ten minutes that the server
+    /// asks for.
     pub fn ask<T>(
         &self,
         question: &[Part<'_>],
@@ -146,24 +154,37 @@ impl Endpoint {
             },
         });
         let mut wait = Duration::from_secs_f64(self.config.wait_seconds);
-        let mut attempt = 1;
+        let (mut attempt, mut readings) = (1, 0);
         loop {
             let (reason, asked) = match self.attempt(&body, &read) {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Lasting(reason)) => return Err(self.error(reason, true)),
+                Err(Failure::Lasting(reason)) => return Err(self.error(reason, EndpointFailure::Refused)),
                 Err(Failure::Passing(reason, asked)) => (reason, asked),
+                Err(Failure::Unreadable(reason)) => {
+                    readings += 1;
+                    if readings == READINGS {
+                        let reason = format!("{reason}; {READINGS} answers could not be read");
+                        return Err(self.error(reason, EndpointFailure::Unreadable));
+                    }
+                    continue;
+                }
             };
             if attempt == self.config.attempts {
-                return Err(self.error(format!("{reason}; {attempt} attempts failed"), false));
+                let reason = format!("{reason}; {attempt} attempts failed");
+                return Err(self.error(reason, EndpointFailure::Unreachable));
             }
-            std::thread::sleep(asked.unwrap_or(wait).min(MAX_WAIT));
+            if let Some(asked) = asked.filter(|asked| *asked > MAX_ASKED) {
+                let reason = format!("{reason}; it asks for a wait of {} seconds; run again then", asked.as_secs());
+                return Err(self.error(reason, EndpointFailure::Refused));
+            }
+            std::thread::sleep(asked.unwrap_or(wait));
             wait = wait.saturating_mul(2).min(MAX_WAIT);
             attempt += 1;
         }
     }
 
-    fn error(&self, reason: String, is_lasting: bool) -> Error {
-        Error::Endpoint { url: self.config.url.clone(), reason, is_lasting }
+    fn error(&self, reason: String, kind: EndpointFailure) -> Error {
+        Error::Endpoint { url: self.config.url.clone(), reason, kind }
     }
 
     fn attempt<T>(&self, body: &Value, read: impl Fn(Value) -> Result<T, String>) -> Result<T, Failure> {
@@ -178,7 +199,8 @@ impl Endpoint {
             e => passing(e.to_string()),
         })?;
         let status = response.status().as_u16();
-        let asked = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let asked = response.headers().get("retry-after");
+        let asked = asked.and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
         let mut text = String::new();
         let mut reader = response.body_mut().as_reader().take(MAX_ANSWER + 1);
         reader.read_to_string(&mut text).map_err(|e| passing(format!("the answer broke off: {e}")))?;
@@ -189,19 +211,25 @@ impl Endpoint {
             200 => {}
             408 | 409 | 425 | 429 | 500..=599 => {
                 let reason = format!("status {status}: {}", start_of(&text));
-                return Err(Failure::Passing(reason, asked.map(Duration::from_secs)));
+                return Err(Failure::Passing(reason, asked));
             }
             _ => return Err(Failure::Lasting(format!("status {status}: {}", start_of(&text)))),
         }
         let answer: Answer = serde_json::from_str(&text)
             .map_err(|e| passing(format!("no chat completion ({e}): {}", start_of(&text))))?;
         let choice = answer.choices.into_iter().next();
-        let content = choice.and_then(|choice| choice.message.content);
-        let content = content.ok_or_else(|| passing("an answer without content".into()))?;
-        let value = serde_json::from_str(content.trim())
-            .map_err(|e| passing(format!("the answer is no JSON ({e}): {}", start_of(&content))))?;
-        read(value).map_err(|reason| passing(format!("the answer {reason}: {}", start_of(&content))))
+        let content = choice.and_then(|choice| choice.message.text());
+        let content = content.ok_or_else(|| Failure::Unreadable("an answer without content".into()))?;
+        let value = answer::json(&content).and_then(&read);
+        value.map_err(|reason| Failure::Unreadable(format!("the answer {reason}: {}", start_of(&content))))
     }
+}
+
+/// What `Retry-After` asks for: a number of seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = value.trim().parse().ok().map(Duration::from_secs);
+    // A date that is past means at once.
+    seconds.or_else(|| Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()))
 }
 
 #[derive(Deserialize)]
@@ -212,11 +240,6 @@ struct Answer {
 #[derive(Deserialize)]
 struct Choice {
     message: Message,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    content: Option<String>,
 }
 
 fn part(part: &Part<'_>) -> Result<Value> {
@@ -237,4 +260,21 @@ fn part(part: &Part<'_>) -> Result<Value> {
 fn start_of(text: &str) -> String {
     let start: String = text.chars().take(200).collect();
     start.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_by_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        let asked = |value: &str| retry_after(value, now).map(|wait| wait.as_secs());
+        assert_eq!(asked("7"), Some(7));
+        assert_eq!(asked(" 0 "), Some(0));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(7));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:00 GMT"), Some(0));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-1"), None);
+    }
 }

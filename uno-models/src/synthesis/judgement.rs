@@ -104,23 +104,56 @@ fn read_parts(value: Value) -> Result<Vec<String>, String> {
     Ok(parts)
 }
 
-/// One value for each part, no more and no fewer.
-fn read_by_part<T: for<'de> Deserialize<'de>>(
+/// One value for each part, no more and no fewer: below `name` as asked for, or, which says the same, without it; and for a single
+/// part the value alone.
+fn read_by_part<T: FromAnswer>(
     value: Value,
     name: &str,
     parts: &[String],
 ) -> Result<BTreeMap<String, T>, String> {
-    let mut answer: BTreeMap<String, BTreeMap<String, T>> =
-        serde_json::from_value(value).map_err(|e| format!("is not of the form asked for ({e})"))?;
-    let found = answer.remove(name).ok_or_else(|| format!("has no {name}"))?;
-    if !answer.is_empty() {
-        return Err(format!("has more than {name}"));
+    let found = match (value, parts) {
+        (Value::Object(mut answer), _) => match answer.remove(name) {
+            Some(_) if !answer.is_empty() => return Err(format!("has more than {name}")),
+            Some(Value::Object(found)) => found,
+            Some(single) if parts.len() == 1 => serde_json::Map::from_iter([(parts[0].clone(), single)]),
+            Some(_) => return Err(format!("has {name} that are not by part")),
+            None => answer,
+        },
+        (single, [part]) => serde_json::Map::from_iter([(part.clone(), single)]),
+        (_, parts) => return Err(format!("says one thing of {} parts", parts.len())),
+    };
+    if let Some(part) = parts.iter().find(|part| !found.contains_key(*part)) {
+        return Err(format!("says nothing of the part {part:?}"));
     }
-    let missing = parts.iter().find(|part| !found.contains_key(*part));
-    match missing {
-        Some(part) => Err(format!("says nothing of the part {part:?}")),
-        None if found.len() > parts.len() => Err("speaks of parts that were not named".into()),
-        None => Ok(found),
+    if found.len() > parts.len() {
+        return Err("speaks of parts that were not named".into());
+    }
+    found.into_iter().map(|(part, value)| Ok((part, T::from_answer(value)?))).collect()
+}
+
+/// A value that an answer holds for a part.
+trait FromAnswer: Sized {
+    fn from_answer(value: Value) -> Result<Self, String>;
+}
+
+impl FromAnswer for String {
+    fn from_answer(value: Value) -> Result<Self, String> {
+        match value {
+            Value::String(text) => Ok(text),
+            other => Err(format!("has {other}, wanted words")),
+        }
+    }
+}
+
+/// A number, also one in quotes.
+impl FromAnswer for f64 {
+    fn from_answer(value: Value) -> Result<Self, String> {
+        let number = match &value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        number.filter(|number| number.is_finite()).ok_or_else(|| format!("has {value}, wanted a number"))
     }
 }
 
@@ -145,9 +178,18 @@ mod tests {
         let parts = ["lid".to_owned(), "handle".to_owned()];
         let read = |value| read_by_part::<f64>(value, "scores", &parts);
         assert_eq!(read(json!({ "scores": { "lid": 4, "handle": 2.5 } })).unwrap()["handle"], 2.5);
+        assert_eq!(read(json!({ "scores": { "lid": 4, "handle": " 2" } })).unwrap()["handle"], 2.0);
+        assert_eq!(read(json!({ "lid": 4, "handle": 3 })).unwrap()["handle"], 3.0);
+        let one = |value| read_by_part::<f64>(value, "scores", &parts[..1]).map(|found| found["lid"]);
+        for single in [json!(4), json!("4"), json!({ "scores": 4 }), json!({ "lid": 4 })] {
+            assert_eq!(one(single.clone()), Ok(4.0), "{single}");
+        }
         for wrong in [
             json!({ "scores": { "lid": 4 } }),
-            json!({ "scores": { "lid": 4, "handle": "2" } }),
+            json!({ "scores": { "lid": 4, "handle": "two" } }),
+            json!({ "scores": { "lid": 4, "handle": "inf" } }),
+            json!(4),
+            json!({ "scores": 4 }),
             json!({ "scores": { "lid": 4, "handle": 2, "foot": 1 } }),
             json!({ "scores": { "lid": 4, "handle": 2 }, "more": {} }),
             json!({ "score": { "lid": 4, "handle": 2 } }),

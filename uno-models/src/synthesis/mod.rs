@@ -4,6 +4,7 @@
 //! A synthesis is a folder. [`Synthesis::run`] does what waits there, stage by stage; each item is a file that is written as soon
 //! as a stage is through with it, so that work stops anywhere, goes on, and is shared between processes by [`Shard`](crate::eval::Shard).
 
+mod answer;
 mod config;
 mod detection;
 mod endpoint;

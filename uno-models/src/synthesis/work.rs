@@ -22,7 +22,7 @@ use super::seam::{self, Layout};
 use super::taxonomy::Taxonomy;
 use crate::checkpoint::{CheckpointOptions, discover};
 use crate::components::{ModelSource, PipelineOptions, load};
-use crate::error::{Error, Result};
+use crate::error::{EndpointFailure, Error, Result};
 use crate::eval::{Shard, SubjectFinder};
 use crate::output::{FileRecord, ModelInfo, Settings, save, write_atomically};
 use crate::picture::{DecodeOptions, Picture};
@@ -329,7 +329,14 @@ impl Synthesis {
                             seconds_left: start.elapsed().as_secs_f64() / progress.done as f64 * left as f64,
                         })
                     }
-                    Err(Error::Endpoint { reason, is_lasting: false, .. })
+                    // An answer that cannot be read is of this item, and shows that the endpoint lives.
+                    Err(Error::Endpoint { reason, kind: EndpointFailure::Unreadable, .. }) => {
+                        progress.in_a_row = 0;
+                        let told = watch(SynthesisEvent::Failed { item: &id, reason: &reason });
+                        progress.failed.push((id, reason));
+                        told
+                    }
+                    Err(Error::Endpoint { reason, kind: EndpointFailure::Unreachable, .. })
                         if progress.in_a_row + 1 < IN_A_ROW =>
                     {
                         progress.in_a_row += 1;

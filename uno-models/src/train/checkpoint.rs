@@ -51,8 +51,11 @@ pub struct State {
     pub order: OrderState,
     /// [`TrainConfig::hash`](super::config::TrainConfig::hash) of the configuration.
     pub config: String,
-    /// Hash of the samples that the stage trains on.
+    /// Hash of the samples that the stage trains on: prompts, file names and sizes.
     pub data: String,
+    /// Hash of what is in their pictures; checkpoints of earlier versions do not have it.
+    #[serde(default)]
+    pub contents: Option<String>,
     /// Fingerprint of the transformer.
     pub model: String,
 }
@@ -75,7 +78,7 @@ pub fn folder(output: &Path, stage: &str, step: u64) -> PathBuf {
     output.join(stage).join(format!("checkpoint-{step}"))
 }
 
-/// Writes a checkpoint. `extra` may put more files into the folder before it gets its name.
+/// Writes a checkpoint.
 ///
 /// # Errors
 ///
@@ -85,7 +88,6 @@ pub fn write(
     training: &Training,
     state: &State,
     dtype: StorageDtype,
-    extra: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     let parent = folder.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(Error::write(parent))?;
@@ -110,7 +112,6 @@ pub fn write(
     optimizer.write(&inside.join(OPTIMIZER), StorageDtype::F32, &metadata)?;
     let json = serde_json::to_string_pretty(state).unwrap_or_default();
     write_atomically(&inside.join(STATE), |out| writeln!(out, "{json}"))?;
-    extra(inside)?;
     // Temporary folders are private; this one is to have the permissions of any other.
     #[cfg(unix)]
     if let Ok(meta) = std::fs::metadata(parent) {
@@ -174,6 +175,16 @@ pub fn list(output: &Path, stage: &str) -> Vec<(u64, PathBuf)> {
         .collect();
     found.sort();
     found
+}
+
+/// Folders in the output folder that hold checkpoints of a stage that is not among `stages`.
+pub fn other_stages(output: &Path, stages: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(output).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut others: Vec<String> =
+        names.filter(|name| !stages.contains(&name.as_str()) && !list(output, name).is_empty()).collect();
+    others.sort();
+    others
 }
 
 /// The last checkpoint of the last stage that has one.

@@ -112,17 +112,27 @@ pub struct ModelConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Inner width of each branch. UNO has 512; gains slow down from 128.
-    pub rank: usize,
-    /// A LoRA of UNO to go on from, in place of a new one; it brings its own rank.
+    /// Inner width of each branch; by default [`DEFAULT_RANK`], or that of `init`. Gains slow down from 128.
+    pub rank: Option<usize>,
+    /// A LoRA of UNO to go on from, in place of a new one.
     pub init: Option<PathBuf>,
     /// The format of LoRA files in checkpoints. With bf16, exact f32 values are kept beside the optimizer's state.
     pub save_dtype: Dtype,
 }
 
+/// UNO's rank.
+pub const DEFAULT_RANK: usize = 512;
+
+impl LoraConfig {
+    /// The rank of a LoRA that begins anew.
+    pub fn new_rank(&self) -> usize {
+        self.rank.unwrap_or(DEFAULT_RANK)
+    }
+}
+
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 512, init: None, save_dtype: Dtype::Bf16 }
+        Self { rank: None, init: None, save_dtype: Dtype::Bf16 }
     }
 }
 
@@ -280,6 +290,21 @@ fn default_text_dropout() -> f64 {
     0.1
 }
 
+/// `~/x` in the user's home folder, as a shell writes it; other paths as they are.
+fn in_home(path: &Path) -> Result<PathBuf> {
+    let mut parts = path.components();
+    let first = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+    match (first.as_str(), std::env::home_dir()) {
+        ("~", Some(home)) => Ok(home.join(parts.as_path())),
+        (user, _) if user.starts_with('~') && !path.exists() => Err(Error::request(
+            "path",
+            path.display(),
+            "a path without ~user, or with ~/ for your own home folder; write ./~ for a folder of that name",
+        )),
+        _ => Ok(path.to_path_buf()),
+    }
+}
+
 impl StageConfig {
     /// The learning rate over the stage.
     pub fn learning_rate(&self) -> LearningRate {
@@ -311,7 +336,7 @@ impl TrainConfig {
             .map_err(|e| Error::format(path, format!("is no training configuration: {e}; {wanted}")))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for path in config.paths_mut() {
-            *path = folder.join(&path);
+            *path = folder.join(in_home(path)?);
         }
         config.validate()?;
         Ok(config)
@@ -338,7 +363,7 @@ impl TrainConfig {
         };
         need(!self.stages.is_empty(), "stages", &0, "at least one stage")?;
         need(!self.devices.is_empty(), "devices", &0, "at least one, such as \"auto\"")?;
-        need(self.lora.rank > 0, "lora.rank", &self.lora.rank, "at least 1")?;
+        need(self.lora.rank != Some(0), "lora.rank", &0, "at least 1")?;
         let norm = self.max_grad_norm;
         need(norm.is_finite() && norm > 0.0, "max_grad_norm", &norm, "a number above 0")?;
         let decay = self.ema_decay.unwrap_or(0.0);
@@ -364,6 +389,8 @@ impl TrainConfig {
                 &rate,
                 "a number above 0; UNO's is 1e-5",
             )?;
+            let warmup = format!("at most the {} steps of the stage", stage.steps);
+            need(stage.warmup_steps <= stage.steps, &field("warmup_steps"), &stage.warmup_steps, &warmup)?;
             let dropout = stage.text_dropout;
             need((0.0..=1.0).contains(&dropout), &field("text_dropout"), &dropout, "0 to 1")?;
             need(
@@ -414,6 +441,8 @@ impl TrainConfig {
         (same.pictures, same.gradient_checkpointing, same.expand_weights) = (Vec::new(), true, None);
         // Files may be moved; what is in them is compared by their contents.
         (same.model, same.lora.init, same.verify) = (ModelConfig::default(), None, Verify::default());
+        // What is left out is the default, as in configurations of earlier versions.
+        same.lora.rank = Some(self.lora.new_rank());
         let data = same.stages.iter_mut().flat_map(|stage| &mut stage.data);
         data.for_each(|data| data.path = data.path.file_name().map(PathBuf::from).unwrap_or_default());
         for stage in same.stages.iter_mut().filter(|stage| stage.decay == Decay::Constant) {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::UNIX_EPOCH;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, FloatDType, Tensor};
 use image::RgbImage;
@@ -17,6 +17,7 @@ use super::buckets::{Fit, Size, fit};
 use super::data::Checked;
 use super::named::{NamedTensors, Values};
 use crate::error::{Error, Result};
+use crate::output::FileRecord;
 use crate::picture::{DecodeOptions, Picture};
 use crate::preprocess::preprocess_ref;
 
@@ -56,6 +57,8 @@ pub struct Encodings {
     prompts: StorageDtype,
     /// Prompts that were too long for an encoder.
     truncated: AtomicUsize,
+    /// SHA-256 of picture files that were asked for.
+    contents: Mutex<BTreeMap<PathBuf, String>>,
 }
 
 impl Encodings {
@@ -79,6 +82,7 @@ impl Encodings {
             device: device.clone(),
             prompts,
             truncated: AtomicUsize::new(0),
+            contents: Mutex::default(),
         }
     }
 
@@ -170,12 +174,7 @@ impl Encodings {
         prepare: impl FnOnce(&Picture) -> Result<RgbImage>,
     ) -> Result<Tensor<4>> {
         let key = || -> Result<String> {
-            // A picture that is replaced gets another time or length, so that its old latent is not used.
-            let meta = std::fs::metadata(path).map_err(Error::read(path))?;
-            let time = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let stamp = format!("{} {:?}", meta.len(), time.unwrap_or_default());
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-            Ok(hash(&["latent", &self.fingerprints.codec, what, &stamp, &path.to_string_lossy()]))
+            Ok(hash(&["latent", &self.fingerprints.codec, what, &self.contents_of(path)?]))
         };
         let key = if self.folder.is_some() { key()? } else { String::new() };
         let named = self.cached("latents", &key, StorageDtype::F32, || {
@@ -193,6 +192,18 @@ impl Encodings {
         })?;
         let damaged = || Error::checkpoint("cache", format!("the latent {key} is damaged; delete it"));
         named.get("latent").and_then(Values::tensor).ok_or_else(damaged)
+    }
+
+    /// SHA-256 of a picture file. It is taken once in a run: length and time do not tell a picture that was replaced, and
+    /// every step asks.
+    fn contents_of(&self, path: &Path) -> Result<String> {
+        let mut known = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(contents) = known.get(path) {
+            return Ok(contents.clone());
+        }
+        let contents = FileRecord::of(path)?.sha256;
+        known.insert(path.to_path_buf(), contents.clone());
+        Ok(contents)
     }
 
     fn encoders(&self, what: &str) -> Result<&Encoders> {

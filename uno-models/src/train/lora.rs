@@ -195,6 +195,12 @@ pub fn init(config: &FluxConfig, rank: usize, seed: u64, device: &Device) -> Res
     Ok(parameters)
 }
 
+/// The rank of parameters that were read or initialized: that of their first layer.
+pub fn rank(parameters: &NamedTensors) -> Option<usize> {
+    let mut down = parameters.iter().filter(|(name, _)| name.ends_with(".down.weight"));
+    down.next()?.1.shape().first().copied()
+}
+
 /// The parameters in a LoRA file of UNO, as f32 on `device`, to go on training from.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 //! | [`prepare`], [`encodings`] | what happens before the first step; prompts and pictures as the transformer takes them |
 //! | [`batch`], [`step`], [`loss`] | what is drawn, computed and minimized |
 //! | [`checkpoint`], [`pictures`], [`metrics`] | what a run leaves behind |
+//! | [`lock`] | one run per output folder |
 //! | [`lora`], [`memory`] | UNO's LoRA as parameters; what training it takes in memory |
 //! | [`named`] | parameters, gradients and moments as tensors by name; to and from files and burn modules |
 //! | [`optimizer`] | AdamW and the clipping of the global gradient norm |
@@ -25,6 +26,7 @@ pub mod data;
 pub mod ema;
 pub mod encodings;
 pub mod learning_rate;
+pub mod lock;
 pub mod lora;
 pub mod loss;
 pub mod memory;

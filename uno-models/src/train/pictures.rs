@@ -12,11 +12,41 @@ use uno_core::traits::{LatentCodec, Silent, TextEncoder, TextEncoding};
 use super::config::PictureConfig;
 use super::encodings::{EncodedPrompt, Encodings};
 use crate::components::{ModelSource, PipelineOptions, load_autoencoder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output::write_atomically;
 use crate::picture::{DecodeOptions, Picture};
 use crate::pipeline::UnoPipeline;
+use crate::preprocess::preprocessed_size;
 use crate::request::Request;
+
+/// What is asked for, with references opened and all settings checked. It needs no model, so that a configuration is refused
+/// before anything is loaded.
+///
+/// # Errors
+///
+/// A reference that cannot be read or scaled; a setting that cannot be done. The message names the picture.
+pub fn requests(configs: &[PictureConfig]) -> Result<Vec<Request>> {
+    let request = |config: &PictureConfig| {
+        let mut request = Request::new(config.prompt.clone())
+            .with_size(config.width, config.height)
+            .with_steps(config.num_steps)
+            .with_seed(config.seed);
+        (request.guidance, request.ref_size) = (config.guidance, config.ref_size);
+        for path in &config.references {
+            request.references.push(Picture::open(path, &DecodeOptions::default())?);
+        }
+        // The codec's numbers only say how large given noise must be, and none is given.
+        request.validate(16, 8)?;
+        for reference in &request.references {
+            preprocessed_size(reference, request.long_side())?;
+        }
+        Ok(request)
+    };
+    let numbered = configs.iter().enumerate().map(|(i, config)| {
+        request(config).map_err(|e: Error| Error::checkpoint(format!("pictures[{i}]"), e.to_string()))
+    });
+    numbered.collect()
+}
 
 /// What the pictures need, encoded ahead.
 pub struct Pictures {
@@ -27,55 +57,52 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Reads the references, checks the requests and encodes the prompts.
+    /// Encodes the prompts of checked `requests`.
     ///
     /// # Errors
     ///
-    /// A reference that cannot be read; settings that cannot be done; what the encoder returns.
+    /// What the encoder returns.
     pub fn prepare(
-        configs: &[PictureConfig],
+        requests: Vec<Request>,
         encodings: &Encodings,
         source: &ModelSource,
         options: &PipelineOptions,
     ) -> Result<Self> {
-        let mut requests = Vec::new();
         let mut prompts = BTreeMap::new();
-        for config in configs {
-            let mut request = Request::new(config.prompt.clone())
-                .with_size(config.width, config.height)
-                .with_steps(config.num_steps)
-                .with_seed(config.seed);
-            (request.guidance, request.ref_size) = (config.guidance, config.ref_size);
-            for path in &config.references {
-                request.references.push(Picture::open(path, &DecodeOptions::default())?);
-            }
-            prompts.insert(config.prompt.clone(), encodings.prompt(&config.prompt)?);
-            requests.push(request);
+        for sample in requests.iter().flat_map(|request| &request.samples) {
+            prompts.insert(sample.prompt.clone(), encodings.prompt(&sample.prompt)?);
         }
-        let prompts = Arc::new(prompts);
-        Ok(Self { requests, prompts, source: source.clone(), options: options.clone() })
+        Ok(Self { requests, prompts: Arc::new(prompts), source: source.clone(), options: options.clone() })
     }
 
-    /// Makes all pictures with `flux` and writes them to `folder` as `{i}.png`.
-    ///
-    /// # Errors
-    ///
-    /// What generation returns; a picture cannot be written.
-    pub fn make(&self, flux: Flux, device: &Device, dtype: FloatDType, folder: &Path) -> Result<()> {
+    /// Whether all pictures are in `folder`.
+    pub fn are_in(&self, folder: &Path) -> bool {
+        (0..self.requests.len()).all(|i| folder.join(file_name(i)).is_file())
+    }
+
+    /// Makes the pictures with `flux` and writes them to `folder` as `{i}.png`. One that cannot be made does not keep the
+    /// others from it: the reasons are returned, each with the picture's name.
+    pub fn make(&self, flux: Flux, device: &Device, dtype: FloatDType, folder: &Path) -> Vec<String> {
         if self.requests.is_empty() {
-            return Ok(());
+            return Vec::new();
         }
         let text = Remembered(self.prompts.clone());
         let codec = OnDemand { source: self.source.clone(), options: self.options.clone() };
         let pipeline = UnoPipeline::new(text, codec, flux, device, dtype);
-        for (i, request) in self.requests.iter().enumerate() {
-            let generation = pipeline.generate(request, &Silent)?;
-            for generated in &generation.pictures {
-                write_png(&folder.join(format!("{i}.png")), &generated.picture)?;
-            }
-        }
-        Ok(())
+        let one = |(i, request): (usize, &Request)| {
+            let name = file_name(i);
+            let made = pipeline.generate(request, &Silent).and_then(|generation| {
+                let mut pictures = generation.pictures.iter();
+                pictures.try_for_each(|generated| write_png(&folder.join(&name), &generated.picture))
+            });
+            made.err().map(|e| format!("{name}: {e}"))
+        };
+        self.requests.iter().enumerate().filter_map(one).collect()
     }
+}
+
+fn file_name(i: usize) -> String {
+    format!("{i}.png")
 }
 
 fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {

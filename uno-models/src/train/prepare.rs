@@ -1,8 +1,10 @@
 //! Before the first step: the data of all stages is checked, and prompts and pictures are encoded.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::batch::{BatchRecipe, training_times};
@@ -13,7 +15,7 @@ use super::encodings::{Encoders, Encodings, Fingerprints};
 use super::observer::{TrainEvent, TrainObserver};
 use crate::components::{ModelSource, PipelineOptions, load_autoencoder, load_text_encoder};
 use crate::error::{Error, Result};
-use crate::output::write_atomically;
+use crate::output::{FileRecord, write_atomically};
 
 /// Errors that are told one by one in a message; all of them are in a file.
 const SHOWN: usize = 20;
@@ -24,8 +26,10 @@ pub const DATA_ERRORS: &str = "data_errors.json";
 pub struct StageData {
     /// Its samples.
     pub samples: Vec<Checked>,
-    /// SHA-256 of what they are, hexadecimal.
+    /// SHA-256 of what they are (prompts, file names, sizes), hexadecimal.
     pub hash: String,
+    /// SHA-256 of what is in their pictures, hexadecimal.
+    pub contents: String,
 }
 
 /// Reads and checks the data of all stages. Entries that cannot be used are listed in [`DATA_ERRORS`].
@@ -76,7 +80,8 @@ pub fn check_data(config: &TrainConfig, observer: &dyn TrainObserver) -> Result<
             let field = format!("data of stage {:?}", stage.name);
             return Err(Error::request(field, "no sample that can be used", "at least one"));
         }
-        Ok(StageData { hash: hash(&samples), samples })
+        tell(observer, &TrainEvent::Begins { what: "hashing the pictures" })?;
+        Ok(StageData { hash: hash(&samples), contents: contents(&samples)?, samples })
     });
     hashed.collect()
 }
@@ -106,7 +111,30 @@ fn hash(samples: &[Checked]) -> String {
         }
         hash.update(format!("{:?}", checked.shape()));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+/// A picture that was replaced by another of the same length and time shows only in what it holds.
+fn contents(samples: &[Checked]) -> Result<String> {
+    let files: BTreeSet<&Path> = samples
+        .iter()
+        .flat_map(|checked| std::iter::once(&checked.sample.target).chain(&checked.sample.references))
+        .map(PathBuf::as_path)
+        .collect();
+    let files: Vec<&Path> = files.into_iter().collect();
+    let records = files.par_iter().map(|path| Ok((*path, FileRecord::of(path)?.sha256)));
+    let records: BTreeMap<&Path, String> = records.collect::<Result<_>>()?;
+    let mut hash = Sha256::new();
+    for checked in samples {
+        for path in std::iter::once(&checked.sample.target).chain(&checked.sample.references) {
+            hash.update(records.get(path.as_path()).map(String::as_str).unwrap_or_default());
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Loads the encoders.

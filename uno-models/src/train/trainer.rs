@@ -11,13 +11,14 @@ use super::config::{Dtype, StageConfig, TrainConfig};
 use super::data::{BatchOrder, Checked, OrderState};
 use super::ema::Ema;
 use super::encodings::Encodings;
+use super::lock::RunLock;
 use super::lora::{self, LoraModel};
 use super::memory::expected_memory;
 use super::metrics::Metrics;
 use super::named::NamedTensors;
 use super::observer::{COLUMNS, StepReport, TrainEvent, TrainObserver};
 use super::optimizer::{AdamW, clip_global_norm};
-use super::pictures::Pictures;
+use super::pictures::{self, Pictures};
 use super::prepare::{StageData, check_data, devices, encode_ahead, encodings, recipe, tell};
 use super::step::Replicas;
 use crate::checkpoint::{Progress, discover, embedded};
@@ -75,19 +76,27 @@ pub fn train(
 ) -> Result<Finished> {
     // 1. What is asked, and where it goes on from.
     config.validate()?;
+    check_rank(config, source)?;
     let devices = devices(config)?;
+    let requests = pictures::requests(&config.pictures)?;
+    let _lock = RunLock::acquire(&config.output)?;
     let resumed = resumed(config, source, start)?;
 
     // 2. Data of all stages, before anything is loaded.
     let data = check_data(config, observer)?;
     if let Some((folder, state)) = &resumed {
         check_resumed(config, source, &data, folder, state)?;
+        if state.contents.is_none() {
+            let text = "the checkpoint is of an earlier version, which did not record what is in the pictures; whether they \
+                        have changed since is not known";
+            tell(observer, &TrainEvent::Notice { text })?;
+        }
     }
 
     // 3. Prompts and pictures.
     let options = options(config, &devices[0], &config.devices[0]);
     let mut encodings = encodings(config, source, &options, observer)?;
-    let pictures = Pictures::prepare(&config.pictures, &encodings, source, &options)?;
+    let pictures = Pictures::prepare(requests, &encodings, source, &options)?;
     if config.cache.ahead {
         let stages: Vec<_> = config.stages.iter().zip(&data).collect();
         encode_ahead(&mut encodings, &stages, observer)?;
@@ -95,7 +104,7 @@ pub fn train(
 
     // 4. The transformer and its LoRA.
     tell(observer, &TrainEvent::Begins { what: "loading the transformer" })?;
-    let parameters = first_parameters(config, source, &options)?;
+    let parameters = first_parameters(config, source, resumed.as_ref().map(|(folder, _)| folder.as_path()), &options)?;
     let replicas = devices.iter().zip(&config.devices).map(|(device, name)| {
         let flux = load_transformer(source, &self::options(config, device, name))?;
         Ok((device.clone(), LoraModel::new(flux, &parameters.to_device(device))?))
@@ -135,7 +144,20 @@ pub fn train(
 
 /// The checkpoint to go on from.
 fn resumed(config: &TrainConfig, source: &ModelSource, start: &Start) -> Result<Option<(PathBuf, State)>> {
-    let latest = checkpoint::latest(&config.output, config.stages.iter().map(|stage| stage.name.as_str()));
+    let stages: Vec<&str> = config.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let others = checkpoint::other_stages(&config.output, &stages);
+    if *start == Start::Latest && !others.is_empty() {
+        return Err(Error::format(
+            &config.output,
+            format!(
+                "holds checkpoints of {}, which the configuration does not have (its stages are {}); a stage that was renamed \
+                 gets its old name back, or name the checkpoint to go on from in place of \"latest\"",
+                others.join(", "),
+                stages.join(", ")
+            ),
+        ));
+    }
+    let latest = checkpoint::latest(&config.output, stages.into_iter());
     let folder = match (start, latest) {
         (Start::Checkpoint(folder), _) => folder.clone(),
         (Start::Latest, Some(folder)) => folder,
@@ -186,23 +208,53 @@ fn check_resumed(
             "was trained on other data than the lists hold now; restore them, or begin anew from its LoRA (`lora.init`)",
         );
     }
+    if state.contents.as_ref().is_some_and(|contents| *contents != data.contents) {
+        return refuse(
+            "was trained on pictures that have been replaced since, under the same names; restore them, or begin anew from its \
+             LoRA (`lora.init`)",
+        );
+    }
     Ok(())
 }
 
-/// The parameters that the first stage begins with.
+/// That the rank is one that the model's layers can have: a matrix's rank is at most its smaller side.
+fn check_rank(config: &TrainConfig, source: &ModelSource) -> Result<()> {
+    let hidden = uno_core::flux::FluxConfig::detect(&source.dit)?.hidden_size;
+    match config.lora.rank {
+        Some(rank) if rank > hidden => {
+            Err(Error::request("lora.rank", rank, format!("1 to {hidden}, the width of this model")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The parameters that the first stage begins with, or those of the checkpoint at `resumed`, which needs no `lora.init` any more.
 fn first_parameters(
     config: &TrainConfig,
     source: &ModelSource,
+    resumed: Option<&Path>,
     options: &PipelineOptions,
 ) -> Result<NamedTensors> {
-    match &config.lora.init {
-        Some(path) => {
-            let file = if path.is_dir() { path.join(checkpoint::LORA) } else { path.clone() };
-            lora::read(&Checkpoint::open(file)?, &options.device)
+    let read = |path: &Path| {
+        let file = if path.is_dir() { path.join(checkpoint::LORA) } else { path.to_path_buf() };
+        lora::read(&Checkpoint::open(file)?, &options.device)
+    };
+    match (resumed, &config.lora.init) {
+        (Some(folder), _) => read(folder),
+        (None, Some(init)) => {
+            let parameters = read(init)?;
+            match (config.lora.rank, lora::rank(&parameters)) {
+                (Some(wanted), Some(got)) if wanted != got => Err(Error::request(
+                    "lora.rank",
+                    wanted,
+                    format!("{got}, the rank of {} (`lora.init`); or leave it out", init.display()),
+                )),
+                _ => Ok(parameters),
+            }
         }
-        None => {
+        (None, None) => {
             let dimensions = uno_core::flux::FluxConfig::detect(&source.dit)?;
-            lora::init(&dimensions, config.lora.rank, config.seed, &options.device)
+            lora::init(&dimensions, config.lora.new_rank(), config.seed, &options.device)
         }
     }
 }
@@ -251,7 +303,11 @@ impl Run<'_> {
         resumed: Option<(PathBuf, State)>,
     ) -> Result<(PathBuf, bool)> {
         let (mut saved, done, order) = match resumed {
-            Some((folder, state)) => (Some(folder), state.step, state.order),
+            Some((folder, state)) => {
+                // A run that was killed between a checkpoint and its pictures.
+                self.make_pictures(training, &folder)?;
+                (Some(folder), state.step, state.order)
+            }
             None => (None, 0, OrderState::default()),
         };
         let shapes: Vec<_> = data.samples.iter().map(Checked::shape).collect();
@@ -328,7 +384,7 @@ impl Run<'_> {
         self.replicas.backward(count, stage.guidance, self.config.gradient_checkpointing, make)
     }
 
-    /// Writes a checkpoint with its pictures.
+    /// Writes a checkpoint, and its pictures once it is there.
     fn save(
         &self,
         stage: &StageConfig,
@@ -348,6 +404,7 @@ impl Run<'_> {
             order: order.state().clone(),
             config: self.config.hash(&stage.name),
             data: data.hash.clone(),
+            contents: Some(data.contents.clone()),
             model: self.source.dit.fingerprint().to_owned(),
         };
         let dtype = match self.config.lora.save_dtype {
@@ -355,17 +412,26 @@ impl Run<'_> {
             Dtype::F16 => StorageDtype::F16,
             Dtype::Bf16 => StorageDtype::BF16,
         };
-        let shown = training.ema.as_ref().map_or(&training.parameters, Ema::parameters);
-        checkpoint::write(&folder, training, &state, dtype, |inside| match self.replicas.first() {
-            Some(model) => {
-                let flux = model.for_inference(shown);
-                self.pictures.make(flux, &self.options.device, self.options.dtype, inside)
-            }
-            None => Ok(()),
-        })?;
+        checkpoint::write(&folder, training, &state, dtype)?;
         if let Some(keep) = self.config.keep_checkpoints {
             checkpoint::prune(output, &stage.name, keep)?;
         }
+        self.make_pictures(training, &folder)?;
         Ok(folder)
+    }
+
+    /// Makes the pictures of the checkpoint in `folder`, where they are not there yet. One that fails is told and no error:
+    /// what was learned is saved.
+    fn make_pictures(&self, training: &Training, folder: &Path) -> Result<()> {
+        let Some(model) = self.replicas.first().filter(|_| !self.pictures.are_in(folder)) else {
+            return Ok(());
+        };
+        let shown = training.ema.as_ref().map_or(&training.parameters, Ema::parameters);
+        let (device, dtype) = (&self.options.device, self.options.dtype);
+        for reason in self.pictures.make(model.for_inference(shown), device, dtype, folder) {
+            // The wish to stop is heard after the checkpoint, like any other.
+            let _ = self.observer.on_event(&TrainEvent::Notice { text: &format!("no picture {reason}") });
+        }
+        Ok(())
     }
 }

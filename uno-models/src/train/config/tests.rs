@@ -27,7 +27,7 @@ fn defaults_are_the_paper_s_recipe() {
     let config = read("a.toml", SMALL).unwrap();
     let stage = &config.stages[0];
     assert_eq!((stage.learning_rate, stage.batch_size * stage.accumulation), (1e-5, 16));
-    assert_eq!((config.lora.rank, config.max_grad_norm, stage.text_dropout), (512, 1.0, 0.1));
+    assert_eq!((config.lora.new_rank(), config.max_grad_norm, stage.text_dropout), (512, 1.0, 0.1));
     assert_eq!((stage.guidance, stage.resolution, stage.pe), (1.0, 512, UnoPe::D));
     assert_eq!(config.stages[1].data[0].min_score, 3.5);
     assert_eq!(config.output, Path::new("run"));
