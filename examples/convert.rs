@@ -1,23 +1,25 @@
 //! cargo run --release --example convert -- --input flux1-dev.safetensors --lora dit_lora.safetensors --storage q4_k --out uno-q4_k.gguf
 //!
-//! Writes a checkpoint of any layout in another storage format, LoRAs merged in if wanted, one tensor at a time, and says how far
-//! each tensor is from what it was. The file appears under its name when it is whole. It has our names (those of
+//! Writes one part of a model (transformer, T5, CLIP or autoencoder) of any layout in another storage format, LoRAs merged in if
+//! wanted, one tensor at a time. It says how far each tensor is from what it was, and what of its inputs it leaves out. The file appears under its name when it is whole. It has our names (those of
 //! black-forest-labs, and of transformers for text encoders), which ComfyUI-GGUF reads too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Device, FloatDType, Tensor};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use uno_core::flux::FluxConfig;
-use uno_core::lora::{LoraDelta, deltas};
-use uno_core::weights::{Checkpoint, StorageDtype, StoredTensor, TensorHeader, layout, write};
+use uno_core::lora::{self, LoraDelta};
+use uno_core::lora_keys::Component;
+use uno_core::weights::layout::{self, Arrangement};
+use uno_core::weights::{Checkpoint, StorageDtype, StoredTensor, TensorHeader, write};
 
 /// Writes a checkpoint in another storage format.
 #[derive(Parser)]
@@ -25,8 +27,12 @@ struct Arguments {
     /// A file, an index of shards or a folder, in any layout that is known
     #[arg(long)]
     input: PathBuf,
-    /// A LoRA to merge into the transformer, with its factor after an @; may be given several times
-    #[arg(long, num_args = 1, value_name = "FILE[@SCALE]")]
+    /// Which part of a file that holds several is written; by default the first of these that it holds
+    #[arg(long, value_enum)]
+    part: Option<Part>,
+    /// A LoRA, or the folder of one, to merge into transformer or text encoder, with its factor after an @; may be given several
+    /// times
+    #[arg(long, num_args = 1, value_name = "PATH[@SCALE]")]
     lora: Vec<String>,
     /// Format of matrices: f32, bf16, f16, fp8, fp8_scaled (with a scale per matrix), q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k,
     /// q4_k, q5_k or q6_k
@@ -61,6 +67,90 @@ impl FromStr for Target {
     }
 }
 
+/// A part of a model.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Transformer,
+    Autoencoder,
+    T5,
+    Clip,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Transformer, Self::Autoencoder, Self::T5, Self::Clip];
+
+    /// Its name as `--part` takes it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Autoencoder => "autoencoder",
+            Self::T5 => "t5",
+            Self::Clip => "clip",
+        }
+    }
+
+    /// Its name in GGUF's metadata.
+    fn architecture(self) -> &'static str {
+        match self {
+            Self::Transformer => "flux",
+            Self::Autoencoder => "autoencoder",
+            Self::T5 => "t5encoder",
+            Self::Clip => "clip",
+        }
+    }
+
+    /// A tensor that no other part has.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Transformer => "img_in.weight",
+            Self::Autoencoder => "decoder.conv_in.weight",
+            Self::T5 => "encoder.final_layer_norm.weight",
+            Self::Clip => "text_model.final_layer_norm.weight",
+        }
+    }
+
+    fn arrange(self, names: &[(String, Vec<usize>)]) -> Option<Arrangement> {
+        match self {
+            Self::Transformer => layout::flux(names),
+            Self::Autoencoder => layout::autoencoder(names),
+            Self::T5 => layout::t5(names),
+            Self::Clip => layout::clip(names),
+        }
+    }
+
+    /// What LoRAs call it, if they adapt it.
+    fn component(self) -> Option<Component> {
+        match self {
+            Self::Transformer => Some(Component::Transformer),
+            Self::Autoencoder => None,
+            Self::T5 => Some(Component::T5),
+            Self::Clip => Some(Component::Clip),
+        }
+    }
+
+    /// The part under our names, and the names in the file of the tensors that it is made from; `None` if the file has it not.
+    fn within(self, file: &Checkpoint) -> Option<(Checkpoint, BTreeSet<String>)> {
+        let mut used: BTreeSet<String> = file.tensors().keys().cloned().collect();
+        let arranged = file.arranged(|names| {
+            let arrangement = self.arrange(names)?;
+            used = arrangement.recipes.values().flat_map(|recipe| recipe.sources().iter().cloned()).collect();
+            Some(arrangement)
+        });
+        arranged.tensors().contains_key(self.mark()).then(|| (arranged.into_owned(), used))
+    }
+}
+
+/// What is written.
+struct Chosen {
+    /// `None` where it is nothing known.
+    part: Option<Part>,
+    /// Under our names.
+    checkpoint: Checkpoint,
+}
+
+/// What LoRAs add, by layer, each with the first output that it adds to.
+type Deltas = BTreeMap<String, Vec<(LoraDelta, usize)>>;
+
 /// The outer layers of the transformer, small and sensitive; they stay as they are.
 const OUTER: [&str; 7] = [
     "img_in.",
@@ -92,19 +182,24 @@ struct Difference {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let checkpoint = Checkpoint::open(&arguments.input)?;
-    let (kind, checkpoint) = arrange(&checkpoint);
+    let file = Checkpoint::open(&arguments.input)?;
+    let chosen = choose(&arguments, &file)?;
+    let checkpoint = &chosen.checkpoint;
+    checkpoint.check_storage()?;
     ensure!(
         !checkpoint.tensors().is_empty(),
         "{} holds no tensor; wanted a checkpoint of FLUX, its autoencoder, T5 or CLIP",
         arguments.input.display()
     );
-    let deltas = merged(&arguments, &checkpoint)?;
-    let jobs = jobs(&arguments, &checkpoint)?;
+    let deltas = merged(&arguments, &chosen)?;
+    let jobs = jobs(&arguments, checkpoint)?;
     let headers: Vec<TensorHeader> = jobs.iter().map(|job| job.header.clone()).collect();
     let is_gguf = arguments.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     let metadata = match is_gguf {
-        true => BTreeMap::from([("general.architecture".to_owned(), kind.to_owned())]),
+        true => {
+            let architecture = chosen.part.map_or("unknown", Part::architecture);
+            BTreeMap::from([("general.architecture".to_owned(), architecture.to_owned())])
+        }
         false => BTreeMap::new(),
     };
     let bar = ProgressBar::new(checkpoint.tensors().values().map(|t| t.byte_len() as u64).sum());
@@ -131,40 +226,97 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The checkpoint under our names, and what it is.
-fn arrange(checkpoint: &Checkpoint) -> (&'static str, Checkpoint) {
-    let has = |c: &Checkpoint, name: &str| c.tensors().contains_key(name);
-    let flux = checkpoint.arranged(layout::flux);
-    let ae = checkpoint.arranged(layout::autoencoder);
-    let t5 = checkpoint.arranged(layout::t5);
-    let clip = checkpoint.arranged(layout::clip);
-    match () {
-        () if has(&flux, "img_in.weight") => ("flux", flux.into_owned()),
-        () if has(&ae, "decoder.conv_in.weight") => ("autoencoder", ae.into_owned()),
-        () if has(&t5, "encoder.final_layer_norm.weight") => ("t5encoder", t5.into_owned()),
-        () if has(&clip, "text_model.final_layer_norm.weight") => ("clip", clip.into_owned()),
-        () => ("unknown", checkpoint.clone()),
+/// The part that is written. What else the file holds is said.
+fn choose(arguments: &Arguments, file: &Checkpoint) -> Result<Chosen> {
+    let held: Vec<_> = Part::ALL.into_iter().filter_map(|part| Some((part, part.within(file)?))).collect();
+    let chosen = match arguments.part {
+        Some(part) => held.iter().find(|(held, _)| *held == part),
+        None => held.first(),
+    };
+    let Some((part, (checkpoint, used))) = chosen else {
+        if let Some(part) = arguments.part {
+            let names = held.iter().map(|(part, _)| part.name()).collect::<Vec<_>>().join(", ");
+            let names = if names.is_empty() { "no part that is known" } else { &names };
+            bail!("{} holds no {}; it holds {names}", arguments.input.display(), part.name());
+        }
+        return Ok(Chosen { part: None, checkpoint: file.clone() });
+    };
+    let mut left: BTreeSet<_> = file.tensors().keys().filter(|name| !used.contains(*name)).collect();
+    for (other, (_, tensors)) in &held {
+        let before = left.len();
+        left.retain(|name| !tensors.contains(*name));
+        if before > left.len() {
+            let (count, name) = (before - left.len(), other.name());
+            eprintln!(
+                "left out: {count} tensors of the part {name}; convert them to a file of their own with --part {name}"
+            );
+        }
     }
+    if let Some(first) = left.first() {
+        eprintln!(
+            "left out: {} tensors that belong to no part that is known, the first is {first}",
+            left.len()
+        );
+    }
+    // Some versions of transformers saved the numbers 0, 1, 2 ... with their models.
+    let (counted, kept): (Vec<_>, Vec<_>) = checkpoint
+        .tensors()
+        .iter()
+        .map(|(name, tensor)| (name.clone(), tensor.clone()))
+        .partition(|(name, tensor)| name.ends_with("embeddings.position_ids") && !tensor.is_read());
+    for (name, _) in counted {
+        eprintln!("left out: {name}, which only counts positions");
+    }
+    Ok(Chosen { part: Some(*part), checkpoint: Checkpoint::from_tensors(checkpoint.path(), kept) })
 }
 
-/// What LoRAs add, by layer.
-fn merged(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<BTreeMap<String, Vec<LoraDelta>>> {
-    let mut all = BTreeMap::<String, Vec<LoraDelta>>::new();
+/// What LoRAs add to the part that is written. What else they hold is said.
+fn merged(arguments: &Arguments, chosen: &Chosen) -> Result<Deltas> {
+    let mut all = Deltas::new();
     for text in &arguments.lora {
-        let split = text.rsplit_once('@').and_then(|(path, scale)| Some((path, scale.parse::<f64>().ok()?)));
+        // A file whose own name ends in @ and a number is meant if it is there.
+        let split = text.rsplit_once('@').filter(|_| !Path::new(text).exists());
+        let split = split.and_then(|(path, scale)| Some((path, scale.parse::<f64>().ok()?)));
         let (path, scale) = split.unwrap_or((text, 1.0));
-        let config =
-            FluxConfig::detect(checkpoint).context("a LoRA can only be merged into a transformer")?;
-        for delta in deltas(&Checkpoint::open(path)?, &config, scale)? {
-            let weight = checkpoint.shape(&format!("{}.weight", delta.layer)).unwrap_or_default();
-            let (outputs, input) = (delta.up.shape()[0], delta.down.shape()[1]);
-            let fits = matches!(*weight, [rows, columns] if columns == input && delta.first_output + outputs <= rows);
-            ensure!(
-                fits,
-                "{path}: adapts {} with {input} inputs and {outputs} outputs; the checkpoint has {weight:?} there",
-                delta.layer
+        let component = chosen.part.and_then(Part::component);
+        let component = component.context("a LoRA can only be merged into a transformer, T5 or CLIP")?;
+        let file = lora::open(path)?;
+        let (mine, others): (Vec<_>, Vec<_>) =
+            lora::deltas(&file, scale)?.into_iter().partition(|delta| delta.component == component);
+        let with = Part::ALL.into_iter().filter_map(|part| {
+            let count = others.iter().filter(|delta| Some(delta.component) == part.component()).count();
+            (count > 0).then_some((part, count))
+        });
+        let with: Vec<_> = with.collect();
+        ensure!(
+            !mine.is_empty(),
+            "{path}: adapts nothing of {component}, but {}; give it where that is converted",
+            with.iter()
+                .map(|(part, count)| format!("{count} layers of the part {}", part.name()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+        eprintln!("{path}: {} layers of {component} are merged", mine.len());
+        for (part, count) in with {
+            eprintln!(
+                "left out: what {path} adds to {count} layers of the part {}, which is a file of its own; convert that with the \
+                 same --lora, or use it with the LoRA beside it (--add_lora)",
+                part.name()
             );
-            all.entry(delta.layer.clone()).or_default().push(delta);
+        }
+        if component == Component::Transformer
+            && let Err(error) = lora::check_whole(&file, &FluxConfig::detect(&chosen.checkpoint)?)
+        {
+            eprintln!("note: {error}");
+        }
+        for delta in mine {
+            let weight = chosen.checkpoint.shape(&format!("{}.weight", delta.layer)).unwrap_or_default();
+            let [outputs, input] = *weight else {
+                bail!("{path}: adapts {}, which the checkpoint does not have", delta.layer);
+            };
+            let place = delta.place([input, outputs], "the checkpoint");
+            let first = place.map_err(|reason| anyhow::anyhow!("{path}: {reason}"))?.start;
+            all.entry(delta.layer.clone()).or_default().push((delta, first));
         }
     }
     Ok(all)
@@ -215,14 +367,14 @@ fn jobs(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Vec<Job>> {
 fn convert(
     job: &Job,
     tensor: &StoredTensor,
-    deltas: &BTreeMap<String, Vec<LoraDelta>>,
+    deltas: &Deltas,
     target: Target,
 ) -> Result<(Vec<u8>, Option<Difference>)> {
     let TensorHeader { name, dtype, .. } = &job.header;
     let mut numbers = tensor.to_f32();
     let layer = job.source.strip_suffix(".weight").unwrap_or(&job.source);
-    for delta in deltas.get(layer).into_iter().flatten() {
-        add(&mut numbers, delta);
+    for (delta, first) in deltas.get(layer).into_iter().flatten() {
+        add(&mut numbers, delta, *first);
     }
     let wrong = numbers.par_iter().filter(|x| !x.is_finite()).count();
     ensure!(wrong == 0, "{name} holds {wrong} numbers that are NaN or infinite; load the file anew");
@@ -271,13 +423,13 @@ fn expand(dtype: StorageDtype, bytes: &[u8], out: &mut [f32]) -> bool {
 }
 
 /// `weight[first..] += scale * up @ down`, in f32.
-fn add(numbers: &mut [f32], delta: &LoraDelta) {
+fn add(numbers: &mut [f32], delta: &LoraDelta, first: usize) {
     let device = Device::flex();
     let matrix = |t: &StoredTensor| t.to_tensor::<2>(&device, FloatDType::F32);
     let product: Tensor<2> = matrix(&delta.up).matmul(matrix(&delta.down)).mul_scalar(delta.scale);
     let columns = delta.down.shape()[1];
     let Ok(product) = product.into_data().try_into_vec::<f32>() else { return };
-    for (number, added) in numbers.iter_mut().skip(delta.first_output * columns).zip(product) {
+    for (number, added) in numbers.iter_mut().skip(first * columns).zip(product) {
         *number += added;
     }
 }

@@ -158,7 +158,7 @@ fn the_program_makes_what_is_missing_scores_it_and_says_what_is_wrong() {
     let robot = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/robot.png");
     let entries = serde_json::json!([{ "prompt": "a robot on a beach", "image_paths": [robot] }]);
     std::fs::write(&list, entries.to_string()).unwrap();
-    assert_eq!(read_prompts(&list).unwrap().len(), 1);
+    assert_eq!(read_prompts(&list, &mut |_| {}).unwrap().len(), 1);
     let run = |arguments: &[&str]| {
         let output = Command::new(example("evaluate"))
             .current_dir(desk.path())
@@ -197,6 +197,18 @@ fn the_program_makes_what_is_missing_scores_it_and_says_what_is_wrong() {
     assert_eq!(result["protocol"]["views"], "given");
     let (ok, said) = run(&small);
     assert!(ok && said.contains("2 of 2"), "{said}");
+
+    // Files of somebody else are not replaced: known before the work.
+    for name in ["result.json", "report.html"] {
+        let path = desk.path().join("pictures/evaluation").join(name);
+        let ours = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "{\"mine\": 1}").unwrap();
+        let (ok, said) = run(&small);
+        assert!(!ok && said.contains(name) && said.contains("not replaced"), "{said}");
+        assert!(!said.contains("of 2 pictures"), "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"{\"mine\": 1}");
+        std::fs::write(&path, ours).unwrap();
+    }
 }
 
 #[test]

@@ -25,8 +25,7 @@ impl Desk {
         let folder = tempfile::tempdir().unwrap();
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/train_lora");
         let text = std::fs::read_to_string(example.join("example.toml")).unwrap();
-        let text =
-            text.replace("checkpoint_every = 10", "checkpoint_every = 1\nkeep_checkpoints = 3");
+        let text = text.replace("checkpoint_every = 10", "checkpoint_every = 1\nkeep_checkpoints = 3");
         let text = text.replace("steps = 20", &format!("steps = {steps}"));
         let text = text.replace("steps = 10", "steps = 3").replace("num_steps = 4", "num_steps = 1");
         let text = text.replace("../assets", &example.join("../assets").display().to_string());

@@ -207,7 +207,11 @@ fn a_picture_replaced_by_one_of_the_same_length_and_time_is_noticed() {
     let error = train(&stopped, &source(), &Start::Latest, &go_on).unwrap_err().to_string();
     assert!(error.contains("replaced"), "{error}");
     let after = run(&data.config("after", 3, cache, ""), &Start::Fresh);
-    assert_ne!(files(&before.checkpoint)[2], files(&after.checkpoint)[2], "no latent of the old picture is used");
+    assert_ne!(
+        files(&before.checkpoint)[2],
+        files(&after.checkpoint)[2],
+        "no latent of the old picture is used"
+    );
 
     // A checkpoint of a version that did not record contents goes on, and says so.
     bmp(10);
@@ -380,6 +384,19 @@ fn data_that_cannot_be_used_is_refused_before_the_first_step_or_left_out() {
     assert!(finished.is_complete);
     let told = std::fs::read_to_string(config.output.join("data_errors.json")).unwrap();
     assert_eq!(told.matches("\"entry\"").count(), 4, "{told}");
+}
+
+#[test]
+fn a_target_that_is_a_jpeg_cut_short_is_refused_where_pictures_are_decoded_beforehand() {
+    let data = Data::new();
+    let photo = include_bytes!("fixtures/pictures/pillow/progressive.jpg");
+    std::fs::write(data.path().join("t1.png"), &photo[..photo.len() / 2]).unwrap();
+    let config = data.config("cut", 1, "", "references = 1");
+    let go_on = |_: &TrainEvent<'_>| ControlFlow::Continue(());
+    let error = train(&config, &source(), &Start::Fresh, &go_on).unwrap_err().to_string();
+    assert!(error.contains("t1.png") && error.contains("cut short"), "{error}");
+    std::fs::write(data.path().join("t1.png"), photo).unwrap();
+    run(&config, &Start::Fresh);
 }
 
 fn list_of_checkpoints(config: &TrainConfig) -> Vec<(u64, PathBuf)> {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde_json::json;
-use uno_core::weights::{LoadOptions, Storage};
+use uno_core::weights::LoadOptions;
 
 /// How a case is run. By default once to warm up, then `rounds` times.
 #[derive(clap::Args)]
@@ -85,9 +85,9 @@ pub struct Place {
 impl Place {
     /// How models are loaded there: on the CPU as stored, on a GPU expanded.
     pub fn options(&self) -> Result<LoadOptions> {
-        let device = uno_core::device::open(&self.device)?;
-        let storage = if self.device == "cpu" { Storage::AsStored } else { Storage::Expanded };
-        let options = LoadOptions::new(&device).with_dtype(self.dtype).with_storage(storage);
+        let opened = uno_core::device::open_named(&self.device)?;
+        let options = LoadOptions::new(&opened.device).with_dtype(self.dtype);
+        let options = options.with_storage(opened.backend.storage());
         Ok(options.with_resident_bytes(self.resident))
     }
 }

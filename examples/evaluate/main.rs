@@ -85,8 +85,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
-    let device = device::open(&arguments.device)?;
-    let entries = read_prompts(&arguments.prompts)?;
+    let opened = device::open_named(&arguments.device)?;
+    let entries = read_prompts(&arguments.prompts, &mut |remark| eprintln!("{remark}"))?;
     // A reference that is missing shows now and not after days.
     for path in entries.iter().flat_map(|entry| &entry.image_paths) {
         std::fs::metadata(path).with_context(|| format!("reference picture {}", path.display()))?;
@@ -98,13 +98,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         shard: arguments.shard,
         out: arguments.out.clone().unwrap_or_else(|| arguments.pictures.join("evaluation")),
     };
+    let results = ["result.json", "report.html"].map(|name| evaluation.out.join(name));
+    results.iter().try_for_each(|path| Report::check_replaceable(path))?;
     let files = ScorerFiles {
         dino: arguments.dino.clone(),
         clip: arguments.clip.clone(),
         clip_tokenizer: arguments.clip_tokenizer.clone(),
     };
-    let scorer = Scorer::open(&files, arguments.views, &device)?;
-    let generator = arguments.missing.open(&arguments.device, &device)?;
+    let scorer = Scorer::open(&files, arguments.views, &opened.device)?;
+    let generator = arguments.missing.open(&opened)?;
     let make = generator.as_ref().map(|generator| {
         |i: usize, j: usize, path: &std::path::Path| {
             generator.make(&evaluation.entries[i], evaluation.per_prompt, j, path)
@@ -122,8 +124,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.protocol == *scorer.protocol(),
         "scores of an earlier protocol are left; run all shares again"
     );
-    report.write(&evaluation.out.join("result.json"))?;
-    report.write_html(&evaluation.out.join("report.html"))?;
+    let [json, page] = &results;
+    report.write(json)?;
+    report.write_html(page)?;
     say(&report, &evaluation)
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use burn::tensor::Device;
+use uno_core::device::Opened;
 use uno_core::traits::Silent;
 use uno_models::UnoPipeline;
 use uno_models::checkpoint::{CheckpointOptions, discover, embedded};
@@ -46,7 +46,7 @@ pub struct Generator<'a> {
 
 impl Missing {
     /// Loads the model, if one is named.
-    pub fn open(&self, name: &str, device: &Device) -> Result<Option<Generator<'_>>> {
+    pub fn open(&self, device: &Opened) -> Result<Option<Generator<'_>>> {
         let source = match &self.model {
             Some(folder) => ModelSource::open(&discover(&CheckpointOptions::in_folder(folder), &())?)?,
             None if self.embedded => embedded()?,
@@ -57,13 +57,13 @@ impl Missing {
             Some(&[width, height]) => (width, height),
             _ => (side, side),
         };
-        let mut options = PipelineOptions::new(device);
+        let mut options = PipelineOptions::suited_to(device);
         // Room for three references as large as they are taken at most.
         let reference = source.defaults().long_side(1) as usize;
         let geometry = Geometry::new(width, height).with_references(vec![(reference, reference); 3]);
         Plan::make(&source, &options, &geometry, self.memory)?.apply(&mut options);
         let pipeline = load(&source, &options, &Silent)?;
-        let info = ModelInfo::new(&source, &options, name);
+        let info = ModelInfo::new(&source, &options, device);
         Ok(Some(Generator { arguments: self, pipeline, info }))
     }
 }

@@ -15,7 +15,7 @@ use uno_models::checkpoint::ModelType;
 use uno_models::components::LoraMerge;
 use uno_models::eval::Shard;
 use uno_models::memory::Budget;
-use uno_models::request::{MAX_SIDE, MULTIPLE, NoiseDtype};
+use uno_models::request::{MAX_PICTURES, MAX_SIDE, MAX_STEPS, MULTIPLE, NoiseDtype};
 use uno_models::unope::UnoPe;
 use uno_models::{Defaults, Request};
 
@@ -23,6 +23,9 @@ use uno_models::{Defaults, Request};
 ///
 /// Options are named as those of the official command line; dashes and underscores are the same. Without a model (no --model,
 /// no single file, no environment variable) the small one inside the program is used.
+///
+/// Each picture carries its settings, and has them in a .json file beside it. Pictures in a folder are numbered on, so that nothing is
+/// replaced; a file that is named by --save_path is replaced only if this program wrote it, and so are those of a list.
 #[derive(Parser, Debug)]
 #[command(version, next_line_help = false)]
 pub struct Arguments {
@@ -33,33 +36,33 @@ pub struct Arguments {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub image_paths: Vec<PathBuf>,
     /// Width in pixels; rounded down to a multiple of 16 [default: 512; 128 for the small model inside the program]
-    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    #[arg(long, value_parser = side, allow_negative_numbers = true)]
     pub width: Option<usize>,
     /// Height in pixels; rounded down to a multiple of 16 [default: 512; 128 for the small model]
-    #[arg(long, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    #[arg(long, value_parser = side, allow_negative_numbers = true)]
     pub height: Option<usize>,
     /// Steps of the sampler
-    #[arg(long, default_value_t = 25, value_parser = whole::<usize>, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 25, value_parser = steps, allow_negative_numbers = true)]
     pub num_steps: usize,
     /// How closely the prompt is followed [default: 4]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_parser = number::<f32>, allow_negative_numbers = true)]
     pub guidance: Option<f32>,
     /// Which noise to start from: the same seed gives the same picture
-    #[arg(long, default_value_t = 3407, value_parser = whole::<u64>, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 3407, value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// Longer side that references are scaled to; -1: 512 for one reference, 320 for more (128 and 80 for the small model)
-    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = -1, value_parser = long_side, allow_negative_numbers = true)]
     pub ref_size: i64,
     /// How references are placed: d (diagonal), h (rows only), w (columns only), o (no offset)
     #[arg(long, default_value_t = UnoPe::D)]
     pub pe: UnoPe,
     /// Pictures per prompt, with the seeds SEED, SEED + 1 ...
-    #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = pictures, allow_negative_numbers = true)]
     pub num_images_per_prompt: NonZero<usize>,
     /// Make so many of each picture, with consecutive seeds, and keep the one whose least subject DINO finds best; what was chosen and
     /// why is said, and written beside the picture (docs/evaluation.md)
     #[arg(
-        long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true,
+        long, default_value_t = NonZero::<usize>::MIN, value_parser = pictures, allow_negative_numbers = true,
         requires = "dino", value_name = "COUNT"
     )]
     pub best_of: NonZero<usize>,
@@ -69,18 +72,24 @@ pub struct Arguments {
     /// How many pictures are computed together; takes more memory, gives the same pictures
     #[arg(long, default_value_t = NonZero::<usize>::MIN, value_parser = at_least_one, allow_negative_numbers = true)]
     pub batch_size: NonZero<usize>,
-    /// Folder for {prompt}_{picture}.png and .json, or the .png file of a single picture
+    /// Folder for {prompt}_{picture}.png and .json, numbered on from what is there; or the file of a single picture, .png (exact) or
+    /// .jpg (quality 95, an approximation). With x.png and several pictures x_0_0.png, x_0_1.png ... A named file, and those of
+    /// --eval_json_path, are replaced if this program wrote them; else it is an error
     #[arg(long, default_value = "output/inference", value_name = "PATH")]
     pub save_path: PathBuf,
+    /// Begin at 0_0.png, and replace whatever has that name, or the name that --save_path gives
+    #[arg(long)]
+    pub overwrite: bool,
     /// Show the references beside each picture
     #[arg(long)]
     pub concat_refs: bool,
-    /// Make a picture again from the settings inside it, or from its .json file; only --save_path, --device, --threads and the
-    /// model's paths are taken from the command line
-    #[arg(long, value_name = "PICTURE", conflicts_with_all = ["prompt", "eval_json_path", "image_paths"])]
+    /// Make a picture again from the settings inside it, or from its .json file. Its files are looked for where they were, beside the
+    /// picture, and among those that --image_paths, --noise, --model, --lora, --add_lora ... give, and known by their contents;
+    /// beside these only --save_path, --overwrite, --concat_refs, --device, --threads and --memory are taken
+    #[arg(long, value_name = "PICTURE")]
     pub from: Option<PathBuf>,
     /// Prompt list (JSON, as DreamBench's) to go through; pictures that are there are not made again
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "image_paths"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "image_paths", "from"])]
     pub eval_json_path: Option<PathBuf>,
     /// The share i/n of the work, i from 0
     #[arg(long, default_value = "0/1", value_name = "i/n")]
@@ -114,11 +123,11 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub lora: Option<PathBuf>,
     /// Factor on UNO's LoRA; 0 is plain FLUX
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true, help_heading = "Model")]
+    #[arg(long, default_value_t = 1.0, value_parser = number::<f64>, allow_negative_numbers = true, help_heading = "Model")]
     pub lora_scale: f64,
-    /// A further LoRA (XLabs, kohya, diffusers or PEFT keys), with its factor after an @: style.safetensors@0.8; may be given
-    /// several times
-    #[arg(long, num_args = 1, value_name = "FILE[@SCALE]", help_heading = "Model")]
+    /// A further LoRA (XLabs, kohya, OneTrainer, diffusers or PEFT keys; a file, or a folder of PEFT or diffusers), with its factor
+    /// after an @: style.safetensors@0.8; may be given several times. Beside --from where it is now; the factor is the recorded one
+    #[arg(long, num_args = 1, value_name = "PATH[@SCALE]", help_heading = "Model")]
     pub add_lora: Vec<AddedLora>,
     /// Merge the LoRAs into the weights (faster steps, more memory; the same picture up to rounding): always, never, or auto, where
     /// that fits into the memory
@@ -158,7 +167,7 @@ pub struct Arguments {
     pub schedule: Schedule,
     /// Draw the references' latents with this seed, in place of their mean
     #[arg(
-        long, value_name = "SEED", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Computation"
+        long, value_name = "SEED", value_parser = seed, allow_negative_numbers = true, help_heading = "Computation"
     )]
     pub reference_seed: Option<u64>,
     /// Take references as their pixels lie, whatever their EXIF orientation says (as the official code does)
@@ -167,7 +176,7 @@ pub struct Arguments {
     /// Skip all blocks but the first at steps where that one adds nearly what it added before: within this part, 0.05 to 0.15. An
     /// approximation (docs/performance.md)
     #[arg(
-        long, value_name = "PART", allow_negative_numbers = true, num_args = 0..=1, require_equals = true,
+        long, value_name = "PART", value_parser = number::<f32>, allow_negative_numbers = true, num_args = 0..=1, require_equals = true,
         default_missing_value = "0.1", help_heading = "Approximations"
     )]
     pub first_block_cache: Option<f32>,
@@ -262,12 +271,11 @@ impl Arguments {
         request.guidance = self.guidance.unwrap_or(request.guidance);
         request.ref_size = match self.ref_size {
             -1 => None,
-            size => Some(u32::try_from(size).ok().with_context(|| {
-                format!(
-                    "ref_size: got {size}, wanted {MULTIPLE} to {MAX_SIDE} pixels, or -1 for the size that fits the number of \
-                     references"
-                )
-            })?),
+            size => Some(
+                u32::try_from(size)
+                    .ok()
+                    .with_context(|| format!("ref_size: got {size}, wanted {}", long_sides()))?,
+            ),
         };
         request.pe = self.pe;
         request.approximation.first_block_cache = self.first_block_cache;
@@ -286,21 +294,6 @@ impl Arguments {
         };
         request.reference_seed = self.reference_seed;
         Ok(request)
-    }
-
-    /// Whether `--save_path` is a file and not a folder.
-    pub fn names_file(&self) -> bool {
-        self.save_path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png")) && !self.save_path.is_dir()
-    }
-
-    /// The number format: asked for, else what suits the device.
-    pub fn float_dtype(&self) -> FloatDType {
-        let default = match self.device.to_ascii_lowercase().split(':').next() {
-            Some("cuda" | "rocm") => Dtype::Bf16,
-            Some("vulkan" | "wgpu" | "metal") => Dtype::F16,
-            _ => Dtype::F32,
-        };
-        self.dtype.unwrap_or(default).float()
     }
 }
 
@@ -321,10 +314,38 @@ pub fn read_noise(path: &Path, device: &Device) -> Result<Tensor<4>> {
     Ok(tensor.to_tensor(device, FloatDType::F32))
 }
 
-/// A whole number; clap's own message does not say which are taken.
-fn whole<T: FromStr>(text: &str) -> Result<T, String> {
-    let largest = u64::MAX >> (64 - 8 * size_of::<T>().min(8));
-    text.parse().map_err(|_| format!("wanted a whole number from 0 to {largest}"))
+/// A whole number; which are taken is checked where they are used, and said here of what is none: clap does not say it.
+fn whole<T: FromStr>(text: &str, wanted: impl Into<String>) -> Result<T, String> {
+    text.parse().map_err(|_| wanted.into())
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    whole(text, format!("wanted {MULTIPLE} to {MAX_SIDE} pixels"))
+}
+
+fn long_side(text: &str) -> Result<i64, String> {
+    whole(text, format!("wanted {}", long_sides()))
+}
+
+/// Which sizes of references are taken.
+fn long_sides() -> String {
+    format!("{MULTIPLE} to {MAX_SIDE} pixels, or -1 for the size that fits the number of references")
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    whole(text, format!("wanted 1 to {MAX_STEPS} steps"))
+}
+
+fn pictures(text: &str) -> Result<NonZero<usize>, String> {
+    whole(text, format!("wanted 1 to {MAX_PICTURES} pictures"))
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    whole(text, format!("wanted a whole number from 0 to {}", u64::MAX))
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "wanted a number, such as 1 or 0.5".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<NonZero<usize>, String> {
@@ -344,11 +365,11 @@ pub fn with_dashes(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
         .collect()
 }
 
-/// A LoRA file and its factor.
+/// A LoRA file, and its factor if one is given.
 #[derive(Clone, Debug)]
 pub struct AddedLora {
     pub path: PathBuf,
-    pub scale: f64,
+    pub scale: Option<f64>,
 }
 
 impl FromStr for AddedLora {
@@ -358,12 +379,12 @@ impl FromStr for AddedLora {
         // A file whose own name ends in @ and a number is meant if it is there.
         let split = text.rsplit_once('@').filter(|_| !Path::new(text).exists());
         let (path, scale) = match split.map(|(path, scale)| (path, scale.parse::<f64>())) {
-            Some((path, Ok(scale))) => (path, scale),
-            Some((_, Err(_))) if text.ends_with(".safetensors") => (text, 1.0),
+            Some((path, Ok(scale))) => (path, Some(scale)),
+            Some((_, Err(_))) if text.ends_with(".safetensors") => (text, None),
             Some((_, Err(_))) => anyhow::bail!("{text:?}: what follows @ is no number; wanted FILE@0.8"),
-            None => (text, 1.0),
+            None => (text, None),
         };
-        ensure!(!path.is_empty() && scale.is_finite(), "{text:?}: wanted FILE or FILE@SCALE");
+        ensure!(!path.is_empty() && scale.is_none_or(f64::is_finite), "{text:?}: wanted FILE or FILE@SCALE");
         Ok(Self { path: path.into(), scale })
     }
 }

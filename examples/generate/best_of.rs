@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,19 @@ impl Choice {
     /// The file of a picture's choice.
     fn file(picture: &Path) -> std::path::PathBuf {
         picture.with_extension("best_of.json")
+    }
+
+    /// That a choice can be written without taking the place of a file that is none.
+    pub fn check_replaceable(picture: &Path) -> Result<()> {
+        let file = Self::file(picture);
+        let read = || serde_json::from_slice::<Self>(&std::fs::read(&file).ok()?).ok();
+        ensure!(
+            file.symlink_metadata().is_err() || read().is_some(),
+            "{}: is there already and holds no choice of --best_of, so it is not replaced; move it away, save under another name, or \
+             give --overwrite",
+            file.display()
+        );
+        Ok(())
     }
 
     pub fn write(&self, picture: &Path) -> Result<()> {

@@ -3,34 +3,39 @@
 //! From a prompt and reference pictures to pictures; options are named as those of the official command line. Without a model
 //! it uses the small one inside the program. `--help` lists everything.
 
+mod again;
 mod arguments;
 mod best_of;
 mod model;
+mod places;
 mod progress;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use image::RgbImage;
 use uno_core::device;
 use uno_models::eval::{Entry, read_prompts};
 use uno_models::memory::Geometry;
-use uno_models::output::{FileRecord, ReferenceRecord, Settings, concat_horizontally, save};
+use uno_models::output::{FileRecord, JPEG_QUALITY, ReferenceRecord, Settings, concat_horizontally};
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::preprocess::preprocess_ref;
 use uno_models::request::Sample;
 use uno_models::{Generation, Request, UnoPipeline};
 
+use again::Again;
 use arguments::Arguments;
 use best_of::Judge;
 use model::Model;
+use places::{Place, Places};
 use progress::Bars;
 
 fn main() -> std::process::ExitCode {
-    let arguments = Arguments::parse_from(arguments::with_dashes(std::env::args_os()));
-    match run(&arguments) {
+    let given = Arguments::command().get_matches_from(arguments::with_dashes(std::env::args_os()));
+    let arguments = Arguments::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
+    match run(&arguments, &given) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", message(&error));
@@ -46,29 +51,51 @@ fn message(error: &anyhow::Error) -> String {
     })
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run(arguments: &Arguments, given: &ArgMatches) -> Result<()> {
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
     // What is asked is checked, as far as it can be, before a model is loaded for it.
-    let device = device::open(&arguments.device)?;
-    let repeated = arguments.from.as_ref().map(Settings::read).transpose()?;
-    let jobs = jobs(arguments, repeated.as_ref(), &device)?;
-    check_output_folder(&folder(arguments))?;
+    let opened = device::open_named(&arguments.device)?;
+    let device = opened.device.clone();
+    let again = arguments.from.as_ref().map(|picture| Again::read(picture, given)).transpose()?;
+    let (jobs, places) = jobs(arguments, again.as_ref(), &device)?;
+    places.check(jobs.iter().flat_map(|job| &job.places), arguments.best_of.get() > 1)?;
 
     let bars = Bars::new(arguments.json);
-    let mut model = Model::open(arguments, repeated.as_ref(), &device, &bars)?;
+    let mut model = Model::open(arguments, again.as_ref(), &opened, &bars)?;
     model.plan(&largest(&jobs, arguments, &model)?, arguments.budget())?;
+    if let Some(doubt) = again.as_ref().and_then(|again| again.doubt(model.tile())) {
+        bars.say(&doubt);
+    }
+    if places.are_jpeg() {
+        bars.say(&format!(
+            "note: a JPEG (here of quality {JPEG_QUALITY}) is not exactly what was made; a PNG is"
+        ));
+    }
     let judge = match &arguments.dino {
         Some(dino) if arguments.best_of.get() > 1 => Some(Judge::open(dino, &device)?),
         _ => None,
     };
-    let mut pipeline = None;
-    for job in &jobs {
+    let todo = |job: &Job| {
         let mut todo = job.pictures(&model, arguments.best_of.get())?;
-        if arguments.eval_json_path.is_some() {
+        if places.goes_on() {
             todo.retain(|picture| !picture.is_done(judge.as_ref()));
         }
+        let settings =
+            todo.iter().flat_map(|planned| &planned.candidates).map(|candidate| &candidate.settings);
+        settings.map(|settings| places.check_settings(settings)).collect::<Result<()>>()?;
+        Ok::<_, anyhow::Error>(todo)
+    };
+    if arguments.eval_json_path.is_none() && places.goes_on() {
+        // A share of prompts, whose pictures have the names of the prompts before them in the same folder.
+        for planned in jobs.iter().map(todo).collect::<Result<Vec<_>>>()?.iter().flatten() {
+            planned.place.check_free()?;
+        }
+    }
+    let mut pipeline = None;
+    for job in &jobs {
+        let todo = todo(job)?;
         if todo.is_empty() {
             bars.say(&format!("{:?}: there already", job.request.samples[0].prompt));
             continue;
@@ -80,12 +107,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         match &judge {
             Some(judge) => {
                 for picture in &todo {
-                    generate_best(pipeline, judge, job, picture, arguments, &bars)?;
+                    generate_best(pipeline, judge, job, picture, &places, arguments, &bars)?;
                 }
             }
             None => {
                 for batch in todo.chunks(arguments.batch_size.get()) {
-                    generate(pipeline, job, batch, arguments, &bars)?;
+                    generate(pipeline, job, batch, &places, arguments, &bars)?;
                 }
             }
         }
@@ -100,7 +127,7 @@ fn largest(jobs: &[Job], arguments: &Arguments, model: &Model) -> Result<Geometr
         let geometry = job.geometry(model)?;
         if geometry.tokens() > largest.tokens() {
             let together = match arguments.best_of.get() {
-                1 => job.paths.len(),
+                1 => job.places.len(),
                 best_of => best_of,
             };
             largest = geometry.with_batch(arguments.batch_size.get().min(together));
@@ -117,12 +144,12 @@ struct Job {
     exif_orientation: bool,
     noise_file: Option<FileRecord>,
     /// One per picture.
-    paths: Vec<PathBuf>,
+    places: Vec<Place>,
 }
 
 /// One picture to make: where it goes, and of which samples it is the best; mostly of one.
 struct Planned {
-    path: PathBuf,
+    place: Place,
     candidates: Vec<Candidate>,
 }
 
@@ -165,41 +192,48 @@ impl Job {
             Candidate { sample: sample.clone(), settings }
         };
         let samples = request.samples.chunks(best_of);
-        let plan = |(samples, path): (&[Sample], &PathBuf)| Planned {
-            path: path.clone(),
+        let plan = |(samples, place): (&[Sample], &Place)| Planned {
+            place: place.clone(),
             candidates: samples.iter().map(candidate).collect(),
         };
-        Ok(samples.zip(&self.paths).map(plan).collect())
+        Ok(samples.zip(&self.places).map(plan).collect())
     }
 }
 
 impl Planned {
-    /// Whether the picture is there from an earlier run with the same settings. Whether LoRAs were merged follows from the
-    /// memory that was free then, and makes no other picture.
+    /// Whether the picture is there from an earlier run with the same settings.
     fn is_done(&self, judge: Option<&Judge>) -> bool {
-        let Ok(mut there) = Settings::read(self.path.with_extension("json")) else { return false };
-        let is_same = self.candidates.iter().any(|candidate| {
-            there.lora_merged = candidate.settings.lora_merged;
-            there == candidate.settings
-        });
+        let Place::Named(path) = &self.place else { return false };
+        let Ok(there) = Settings::read(path.with_extension("json")) else { return false };
+        let is_same = self.candidates.iter().any(|candidate| there.answers(&candidate.settings));
         let seeds: Vec<u64> = self.candidates.iter().map(|candidate| candidate.sample.seed).collect();
-        is_same && self.path.is_file() && judge.is_none_or(|judge| judge.has_chosen(&self.path, &seeds))
+        is_same && path.is_file() && judge.is_none_or(|judge| judge.has_chosen(path, &seeds))
     }
 }
 
-/// Everything that is asked for.
-fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> Result<Vec<Job>> {
-    if let Some(settings) = repeated {
-        return Ok(vec![repeat(arguments, settings, device)?]);
+/// Everything that is asked for, and where it goes.
+fn jobs(arguments: &Arguments, again: Option<&Again>, device: &Device) -> Result<(Vec<Job>, Places)> {
+    if let Some(again) = again {
+        let places = Places::new(arguments, 1)?;
+        let repeated = again.request(arguments, device)?;
+        let job = Job {
+            request: repeated.request,
+            references: repeated.references,
+            exif_orientation: repeated.exif_orientation,
+            noise_file: repeated.noise_file,
+            places: vec![places.of(0, 0)],
+        };
+        return Ok((vec![job], places));
     }
     let entries = match &arguments.eval_json_path {
-        Some(path) => read_prompts(path)?,
+        Some(path) => read_prompts(path, &mut |remark| eprintln!("{remark}"))?,
         None => {
             let paths = &arguments.image_paths;
             arguments.prompt.iter().map(|p| Entry { prompt: p.clone(), image_paths: paths.clone() }).collect()
         }
     };
     let (n, best_of) = (arguments.num_images_per_prompt.get(), arguments.best_of.get());
+    let places = Places::new(arguments, entries.len().saturating_mul(n))?;
     let defaults = model::defaults(arguments);
     let mut jobs = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
@@ -219,14 +253,13 @@ fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> 
         let mine: Vec<usize> = (0..n).filter(|j| arguments.shard.contains(i, *j, n)).collect();
         let samples: Vec<Sample> =
             mine.iter().flat_map(|j| request.samples[j * best_of..(j + 1) * best_of].to_vec()).collect();
-        let paths: Vec<PathBuf> = mine.iter().map(|&j| file(arguments, i, j, entries.len() * n)).collect();
         if !samples.is_empty() {
             jobs.push(Job {
                 request: Request { samples, ..request },
                 references: entry.image_paths.clone(),
                 exif_orientation: !arguments.ignore_exif_orientation,
                 noise_file: arguments.noise.file().map(FileRecord::of).transpose()?,
-                paths,
+                places: mine.iter().map(|&j| places.of(i, j)).collect(),
             });
         }
     }
@@ -234,74 +267,22 @@ fn jobs(arguments: &Arguments, repeated: Option<&Settings>, device: &Device) -> 
     for path in jobs.iter().flat_map(|job| &job.references) {
         std::fs::metadata(path).with_context(|| format!("reference picture {}", path.display()))?;
     }
-    Ok(jobs)
-}
-
-/// The request that made a picture, from its settings.
-fn repeat(arguments: &Arguments, settings: &Settings, device: &Device) -> Result<Job> {
-    let references: Vec<PathBuf> = settings.references.iter().map(|r| r.file.path.clone()).collect();
-    settings.references.iter().try_for_each(|r| r.file.verify())?;
-    let mut request = Request::new(&settings.prompt);
-    request.samples = vec![Sample { prompt: settings.prompt.clone(), seed: settings.seed }];
-    (request.width, request.height) = (settings.width, settings.height);
-    request.num_steps = settings.num_steps;
-    request.guidance = settings.guidance;
-    request.pe = settings.pe;
-    request.ref_size = Some(settings.ref_size);
-    request.noise = settings.noise.unwrap_or_default();
-    request.noise_dtype = settings.noise_dtype;
-    request.sequence_length = settings.sequence_length;
-    request.shift = settings.shift;
-    request.reference_seed = settings.reference_seed;
-    request.approximation = settings.approximation;
-    if let Some(noise) = &settings.noise_file {
-        noise.verify()?;
-        request.latents = Some(arguments::read_noise(&noise.path, device)?);
-    }
-    Ok(Job {
-        request,
-        references,
-        exif_orientation: settings.exif_orientation,
-        noise_file: settings.noise_file.clone(),
-        paths: vec![file(arguments, 0, 0, 1)],
-    })
-}
-
-/// `--save_path x.png` names the one picture, anything else the folder for `{prompt}_{picture}.png`.
-fn file(arguments: &Arguments, i: usize, j: usize, total: usize) -> PathBuf {
-    if arguments.names_file() && total == 1 {
-        arguments.save_path.clone()
-    } else {
-        folder(arguments).join(format!("{i}_{j}.png"))
-    }
-}
-
-fn folder(arguments: &Arguments) -> PathBuf {
-    match arguments.save_path.parent() {
-        Some(parent) if arguments.names_file() => parent.to_path_buf(),
-        _ => arguments.save_path.clone(),
-    }
-}
-
-/// A folder that cannot be written to is found before the work and not after it.
-fn check_output_folder(folder: &Path) -> Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    std::fs::create_dir_all(folder)
-        .and_then(|()| tempfile::tempfile_in(folder).map(drop))
-        .with_context(|| format!("cannot write to {}; give another --save_path", folder.display()))
+    Ok((jobs, places))
 }
 
 fn generate(
     pipeline: &UnoPipeline,
     job: &Job,
     batch: &[Planned],
+    places: &Places,
     arguments: &Arguments,
     bars: &Bars,
 ) -> Result<()> {
     let candidates: Vec<&Candidate> = batch.iter().flat_map(|planned| &planned.candidates).collect();
     let (generation, _) = compute(pipeline, job, &candidates, bars)?;
     for ((generated, planned), candidate) in generation.pictures.iter().zip(batch).zip(candidates) {
-        save_one(planned, candidate, &generated.picture, &generation, arguments, bars)?;
+        let settings = &candidate.settings;
+        save_one((places, &planned.place), settings, &generated.picture, &generation, arguments, bars)?;
     }
     Ok(())
 }
@@ -312,6 +293,7 @@ fn generate_best(
     judge: &Judge,
     job: &Job,
     planned: &Planned,
+    places: &Places,
     arguments: &Arguments,
     bars: &Bars,
 ) -> Result<()> {
@@ -328,8 +310,10 @@ fn generate_best(
     generation.seconds = seconds;
     let (best, choice) = judge.choose(&references, &pictures)?;
     bars.say(&choice.to_string());
-    save_one(planned, &planned.candidates[best], &pictures[best].1, &generation, arguments, bars)?;
-    choice.write(&planned.path)
+    let settings = &planned.candidates[best].settings;
+    let picture = &pictures[best].1;
+    let path = save_one((places, &planned.place), settings, picture, &generation, arguments, bars)?;
+    choice.write(&path)
 }
 
 /// Pictures of some samples, and the references that they were made with.
@@ -347,21 +331,22 @@ fn compute(
     Ok((generation, request.references))
 }
 
-/// Saves a picture of a generation.
+/// Saves a picture of a generation at one of the places, and says where that is.
 fn save_one(
-    planned: &Planned,
-    candidate: &Candidate,
+    (places, place): (&Places, &Place),
+    settings: &Settings,
     picture: &RgbImage,
     generation: &Generation,
     arguments: &Arguments,
     bars: &Bars,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let picture = if arguments.concat_refs {
         let references = generation.references.iter();
         concat_horizontally(&std::iter::once(picture).chain(references).collect::<Vec<_>>())
     } else {
         picture.clone()
     };
-    save(&planned.path, &picture, &candidate.settings)?;
-    bars.saved(&planned.path, &candidate.settings, generation.seconds, &generation.notices)
+    let path = places.save(place, &picture, settings)?;
+    bars.saved(&path, settings, generation.seconds, &generation.notices)?;
+    Ok(path)
 }

@@ -1,11 +1,13 @@
-//! Devices by name.
+//! Devices by name, and how models compute on each kind of them.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::weights::Storage;
 
 /// Names of the backends that this build contains, as [`open`] takes them.
 pub const BACKENDS: &[&str] = &[
@@ -23,13 +25,91 @@ pub const BACKENDS: &[&str] = &[
     "wgpu",
 ];
 
-/// Opens a device: `cpu`, `cuda`, `cuda:1`, `vulkan`, `wgpu`, `metal` or `rocm`; `auto` takes the first GPU backend that this
-/// build contains, else the CPU. A small computation shows that it works.
+/// A kind of device. It decides how models compute there, whatever name the device was asked for by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// The processor.
+    Cpu,
+    /// NVIDIA's GPUs.
+    Cuda,
+    /// AMD's GPUs.
+    Rocm,
+    /// Apple's GPUs.
+    Metal,
+    /// GPUs with a Vulkan driver.
+    Vulkan,
+    /// GPUs through wgpu's own choice of a driver.
+    Wgpu,
+}
+
+impl Backend {
+    /// All of them, whether or not this build contains them.
+    pub const ALL: [Self; 6] = [Self::Cpu, Self::Cuda, Self::Rocm, Self::Metal, Self::Vulkan, Self::Wgpu];
+
+    /// Its name, as [`open`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Rocm => "rocm",
+            Self::Metal => "metal",
+            Self::Vulkan => "vulkan",
+            Self::Wgpu => "wgpu",
+        }
+    }
+
+    /// The number format of transformer and text encoders where none is asked for.
+    pub fn dtype(self) -> FloatDType {
+        match self {
+            Self::Cpu => FloatDType::F32,
+            Self::Cuda | Self::Rocm => FloatDType::BF16,
+            Self::Metal | Self::Vulkan | Self::Wgpu => FloatDType::F16,
+        }
+    }
+
+    /// The form that matrices wait in: the CPU reads them where they are mapped, a GPU holds them in the compute format.
+    pub fn storage(self) -> Storage {
+        match self {
+            Self::Cpu => Storage::AsStored,
+            _ => Storage::Expanded,
+        }
+    }
+}
+
+/// A device that was opened. It is shown by the name that opens the same one again: `cpu`, `cuda`, `cuda:1`.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The device.
+    pub device: Device,
+    /// Its kind.
+    pub backend: Backend,
+    /// Which one of its kind, from 0.
+    pub index: u32,
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.backend.name())?;
+        if self.index > 0 { write!(f, ":{}", self.index) } else { Ok(()) }
+    }
+}
+
+/// Opens a device: [`open_named`], where its kind is of no interest.
+///
+/// # Errors
+///
+/// As [`open_named`].
+pub fn open(name: &str) -> Result<Device> {
+    Ok(open_named(name)?.device)
+}
+
+/// Opens a device: `cpu`, `cuda`, `cuda:1`, `vulkan`, `wgpu`, `metal` or `rocm`, in capitals or not; `flex` is the CPU; `auto` takes
+/// the first GPU backend that this build contains, else the CPU. A small computation shows that it works.
 ///
 /// # Errors
 ///
 /// A name that is not known, a backend that this build lacks, or a device that does not answer (no driver, no such GPU).
-pub fn open(name: &str) -> Result<Device> {
+pub fn open_named(name: &str) -> Result<Opened> {
     let error = |reason: String| Error::Device { name: name.to_owned(), reason };
     let lower = name.to_ascii_lowercase();
     let (kind, index) = match lower.split_once(':') {
@@ -46,26 +126,25 @@ pub fn open(name: &str) -> Result<Device> {
         "flex" => "cpu",
         kind => kind,
     };
-    if !BACKENDS.contains(&kind) {
-        let known = ["cpu", "cuda", "rocm", "metal", "vulkan", "wgpu"].contains(&kind);
-        let remedy = if known {
-            format!("this build lacks it; build with `--features {kind}`")
-        } else {
-            "no such backend".into()
+    let known = Backend::ALL.into_iter().find(|backend| backend.name() == kind);
+    let Some(backend) = known.filter(|_| BACKENDS.contains(&kind)) else {
+        let remedy = match known {
+            Some(_) => format!("this build lacks it; build with `--features {kind}`"),
+            None => "no such backend".into(),
         };
         return Err(error(format!("{remedy}; this build has: {}", BACKENDS.join(", "))));
-    }
-    if kind == "cpu" && index != 0 {
+    };
+    if backend == Backend::Cpu && index != 0 {
         return Err(error("there is one CPU device; wanted cpu".into()));
     }
     // Drivers that are missing make the backends panic deep inside; that must not end the program.
     let (opened, reasons) = noting_panics_of_backends(|| {
-        let device = construct(kind, index)?;
+        let device = construct(backend, index)?;
         let sum = Tensor::<1>::ones([2], &device).sum().try_into_scalar::<f32>().ok()?;
         (sum == 2.0).then_some(device)
     });
     match opened {
-        Some(Some(device)) => Ok(device),
+        Some(Some(device)) => Ok(Opened { device, backend, index }),
         Some(None) => Err(error("it does not compute; check its driver".into())),
         None => {
             let reason = reasons.first().map_or("no reason given", String::as_str);
@@ -122,25 +201,27 @@ pub fn check_dtype(device: &Device, dtype: FloatDType) -> Result<()> {
 }
 
 #[allow(unused_variables)]
-fn construct(kind: &str, index: u32) -> Option<Device> {
+fn construct(backend: Backend, index: u32) -> Option<Device> {
     #[cfg(any(feature = "vulkan", feature = "wgpu", feature = "metal"))]
     let gpu = match index {
         0 => burn::tensor::DeviceKind::DefaultDevice,
         n => burn::tensor::DeviceKind::DiscreteGpu(n as usize),
     };
-    match kind {
+    match backend {
         #[cfg(feature = "flex")]
-        "cpu" => Some(Device::flex()),
+        Backend::Cpu => Some(Device::flex()),
         #[cfg(feature = "cuda")]
-        "cuda" => Some(Device::cuda(index as usize)),
+        Backend::Cuda => Some(Device::cuda(index as usize)),
         #[cfg(feature = "rocm")]
-        "rocm" => Some(Device::rocm(index as usize)),
+        Backend::Rocm => Some(Device::rocm(index as usize)),
         #[cfg(feature = "metal")]
-        "metal" => Some(Device::metal(gpu)),
+        Backend::Metal => Some(Device::metal(gpu)),
         #[cfg(feature = "vulkan")]
-        "vulkan" => Some(Device::vulkan(gpu)),
+        Backend::Vulkan => Some(Device::vulkan(gpu)),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Some(Device::wgpu(gpu)),
+        Backend::Wgpu => Some(Device::wgpu(gpu)),
+        // Which of them a build lacks depends on its features.
+        #[allow(unreachable_patterns)]
         _ => None,
     }
 }
@@ -156,5 +237,34 @@ mod tests {
             assert!(open(name).is_err(), "{name}");
         }
         assert!(open("tpu").unwrap_err().to_string().contains("cpu"));
+    }
+
+    #[test]
+    fn number_format_and_storage_follow_from_the_kind_of_device() {
+        for (backend, dtype, storage) in [
+            (Backend::Cpu, FloatDType::F32, Storage::AsStored),
+            (Backend::Cuda, FloatDType::BF16, Storage::Expanded),
+            (Backend::Rocm, FloatDType::BF16, Storage::Expanded),
+            (Backend::Metal, FloatDType::F16, Storage::Expanded),
+            (Backend::Vulkan, FloatDType::F16, Storage::Expanded),
+            (Backend::Wgpu, FloatDType::F16, Storage::Expanded),
+        ] {
+            assert_eq!((backend.dtype(), backend.storage()), (dtype, storage), "{}", backend.name());
+        }
+        assert!(BACKENDS.iter().all(|name| Backend::ALL.iter().any(|backend| backend.name() == *name)));
+    }
+
+    #[test]
+    fn a_device_is_known_by_what_it_is_and_not_by_the_name_that_was_typed() {
+        let mut names = vec!["cpu", "CPU", "Flex", "cpu:0"];
+        if BACKENDS == ["cpu"] {
+            names.push("auto");
+        }
+        for name in names {
+            let opened = open_named(name).unwrap();
+            assert_eq!((opened.backend, opened.to_string().as_str()), (Backend::Cpu, "cpu"), "{name}");
+        }
+        let second = Opened { backend: Backend::Cuda, index: 1, ..open_named("cpu").unwrap() };
+        assert_eq!(second.to_string(), "cuda:1");
     }
 }

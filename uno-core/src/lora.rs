@@ -1,20 +1,81 @@
-//! LoRA files attached to a transformer or merged into it: UNO's own, and further ones in the key styles found in the wild.
+//! LoRA files attached to a model or merged into it: UNO's own, and further ones in the key styles found in the wild.
 //!
-//! UNO adapts attention only: `qkv` and `proj` of both streams in double blocks, and in single blocks the qkv part of
-//! `linear1` and all of `linear2` (official `flux/modules/layers.py`: `DoubleStreamBlockLoraProcessor`,
-//! `SingleStreamBlockLoraProcessor`). There is no alpha: `y += scale * up(down(x))`. Other files may adapt any linear layer,
-//! parts of one (queries, keys and values apart), and count `alpha / rank` times. [`lora_keys`] tells what a
-//! key means.
+//! UNO adapts attention of the transformer only: `qkv` and `proj` of both streams in double blocks, and in single blocks the qkv
+//! part of `linear1` and all of `linear2` (official `flux/modules/layers.py`: `DoubleStreamBlockLoraProcessor`,
+//! `SingleStreamBlockLoraProcessor`). There is no alpha: `y += scale * up(down(x))`. Other files may adapt any linear layer of
+//! transformer, CLIP and T5, or parts of one (queries, keys and values apart), and count `alpha / rank` times: by a tensor of
+//! alpha, else by PEFT's configuration ([`open`]), else once. [`lora_keys`] tells what a key means.
+
+mod config;
+mod file;
+mod kinds;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use burn::tensor::FloatDType;
 
+pub use file::open;
+
 use crate::error::{Error, Result};
 use crate::flux::{Flux, FluxConfig};
-use crate::lora_keys::{self, Half, Rows, Target};
-use crate::nn::{LoraBranch, Matrix};
+use crate::lora_keys::{self, Component, Half, Rows, Target};
+use crate::nn::{Linear, LoraBranch, Matrix};
+use crate::text::{ClipTextEncoder, T5Encoder};
 use crate::weights::{Checkpoint, LoadOptions, StoredTensor};
+use config::Configs;
+
+/// A part of the model whose linear layers can be adapted.
+pub trait Adapted {
+    /// Which part.
+    const COMPONENT: Component;
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear>;
+
+    /// The part with its dimensions, in words for messages: `this transformer (width 3072, ...)`.
+    fn about(&self) -> String;
+}
+
+impl Adapted for Flux {
+    const COMPONENT: Component = Component::Transformer;
+
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        Self::linear_mut(self, name)
+    }
+
+    fn about(&self) -> String {
+        let FluxConfig { hidden_size, depth, depth_single_blocks, .. } = self.config();
+        format!(
+            "this transformer (width {hidden_size}, {depth} double and {depth_single_blocks} single blocks)"
+        )
+    }
+}
+
+impl Adapted for ClipTextEncoder {
+    const COMPONENT: Component = Component::Clip;
+
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        Self::linear_mut(self, name)
+    }
+
+    fn about(&self) -> String {
+        let config = self.config();
+        format!("this CLIP (width {}, {} layers)", config.hidden_size, config.num_hidden_layers)
+    }
+}
+
+impl Adapted for T5Encoder {
+    const COMPONENT: Component = Component::T5;
+
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        Self::linear_mut(self, name)
+    }
+
+    fn about(&self) -> String {
+        format!("this T5 (width {}, {} blocks)", self.config().d_model, self.config().num_layers)
+    }
+}
 
 /// What attaching a LoRA did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,15 +83,17 @@ use crate::weights::{Checkpoint, LoadOptions, StoredTensor};
 pub struct Attached {
     /// Key style of the file, in words for people.
     pub style: &'static str,
-    /// How many layers (or parts of one) it adapts.
+    /// How many layers (or parts of one) of the model it adapts.
     pub layers: usize,
-    /// Tensors for text encoders, which are not applied.
-    pub text_encoder_tensors: usize,
+    /// The other parts of a model that the file adapts, which are for further calls with these.
+    pub others: Vec<Component>,
 }
 
-/// One adapted layer, or part of one: `weight[first_output..] += scale * up @ down`.
+/// One adapted layer, or part of one: `weight[outputs] += scale * up @ down`.
 #[derive(Debug, Clone)]
 pub struct LoraDelta {
+    /// What the layer is in.
+    pub component: Component,
     /// The layer's name in the checkpoint, without `.weight`.
     pub layer: String,
     /// `[rank, in]`.
@@ -39,37 +102,103 @@ pub struct LoraDelta {
     pub up: StoredTensor,
     /// Factor on the product, alpha included.
     pub scale: f64,
-    /// First output that is adapted.
-    pub first_output: usize,
-    /// Whether all outputs of the layer are adapted.
-    pub is_whole: bool,
+    /// The outputs of the layer that are adapted, if not all.
+    pub rows: Option<Rows>,
 }
 
-/// Adds the LoRA in `checkpoint` to `model` as branches beside its weights, with factor `scale`.
+impl LoraDelta {
+    /// The outputs that are adapted of the layer, which takes `input` numbers and gives `outputs`; an error says in words what does
+    /// not fit. `about` is the part of the model, in words.
+    ///
+    /// # Errors
+    ///
+    /// A layer of other widths.
+    pub fn place(
+        &self,
+        [input, outputs]: [usize; 2],
+        about: impl std::fmt::Display,
+    ) -> Result<Range<usize>, String> {
+        let (got_input, got_outputs) = (self.down.shape()[1], self.up.shape()[0]);
+        // Where a layer has several parts, those of attention are as wide as its input.
+        let widths = |count: usize| input.saturating_mul(count);
+        let wanted = match self.rows {
+            None => 0..outputs,
+            Some(Rows::Hidden(i)) => widths(i)..widths(i + 1),
+            Some(Rows::FirstThree) => 0..widths(3),
+            Some(Rows::AfterThree) => widths(3)..outputs,
+        };
+        let is_there = wanted.start < wanted.end && wanted.end <= outputs;
+        match () {
+            () if is_there && (got_input, got_outputs) == (input, wanted.len()) => Ok(wanted),
+            () if self.is_input_of_transformer() && got_input > input => Err(control(got_input, input)),
+            () => Err(format!(
+                "{}: adapts {got_input} inputs and {got_outputs} outputs, {about} has {input} and {} there; it is for a model of \
+                 another width",
+                self.layer,
+                wanted.len()
+            )),
+        }
+    }
+
+    /// Whether the layer takes the picture.
+    fn is_input_of_transformer(&self) -> bool {
+        self.component == Component::Transformer && self.layer == IMG_IN
+    }
+}
+
+/// The layer that takes the picture.
+const IMG_IN: &str = "img_in";
+/// Channels that FLUX.1-dev takes.
+const CHANNELS: usize = 64;
+
+/// What a LoRA is whose transformer takes more channels.
+fn control(got: usize, wanted: usize) -> String {
+    let of = match got {
+        128 => "FLUX.1-Canny and Depth",
+        384 => "FLUX.1-Fill",
+        _ => "pictures that guide",
+    };
+    format!(
+        "is a control LoRA: its {IMG_IN} takes {got} channels ({of}), which is not read; wanted a LoRA for FLUX.1-dev, whose \
+         transformer takes {wanted}"
+    )
+}
+
+/// Adds what the LoRA in `checkpoint` is to `model` as branches beside its weights, with factor `scale`. What it is to other
+/// parts of a model is for calls with these ([`Attached::others`]).
 ///
 /// Branches add up: attaching a second LoRA keeps the first. Nothing changes if an error is returned.
 ///
 /// # Errors
 ///
 /// A file that adapts nothing, with tensors that belong to no layer, incomplete, or made for a model of other dimensions.
-pub fn attach(
-    model: &mut Flux,
+pub fn attach<M: Adapted>(
+    model: &mut M,
     checkpoint: &Checkpoint,
     scale: f64,
     options: &LoadOptions,
 ) -> Result<Attached> {
-    let deltas = deltas(checkpoint, model.config(), scale)?;
-    let keys = || checkpoint.tensors().keys().map(String::as_str);
-    let attached = Attached {
-        style: lora_keys::style(keys()),
-        layers: deltas.len(),
-        text_encoder_tensors: keys().filter(|key| lora_keys::is_text_encoder(key)).count(),
-    };
+    let refuse = |reason: String| Error::format(checkpoint.path(), reason);
+    let (mine, others): (Vec<_>, Vec<_>) =
+        deltas(checkpoint, scale)?.into_iter().partition(|delta| delta.component == M::COMPONENT);
     // All layers are there before any is changed.
-    for delta in &deltas {
-        check(model, delta, checkpoint)?;
+    let about = model.about();
+    let mut places = Vec::with_capacity(mine.len());
+    for delta in &mine {
+        let shape = model.linear_mut(&delta.layer).map(|linear| linear.shape());
+        let shape =
+            shape.ok_or_else(|| refuse(format!("adapts {}, which {about} does not have", delta.layer)))?;
+        places.push(delta.place(shape, &about).map_err(refuse)?.start);
     }
-    for LoraDelta { layer, down, up, scale, first_output, .. } in deltas {
+    let attached = Attached {
+        style: lora_keys::style(checkpoint.tensors().keys().map(String::as_str)),
+        layers: mine.len(),
+        others: Component::ALL
+            .into_iter()
+            .filter(|component| others.iter().any(|delta| delta.component == *component))
+            .collect(),
+    };
+    for (LoraDelta { layer, down, up, scale, .. }, first_output) in mine.into_iter().zip(places) {
         if let Some(linear) = model.linear_mut(&layer) {
             let (down, up) = (Matrix::waiting(down, options), Matrix::waiting(up, options));
             linear.lora.push(LoraBranch { down, up, scale, first_output });
@@ -89,12 +218,21 @@ pub fn merge(model: &mut Flux, dtype: FloatDType) -> Result<()> {
     model.linears_mut().try_for_each(|linear| linear.merge_lora(&device, dtype))
 }
 
-/// What a LoRA file adds to a transformer of these dimensions, in the order of its layers.
+/// The tensors of a LoRA file that adapt this part of a model, as a file of their own without configuration: to tell what they
+/// take.
+pub fn part(checkpoint: &Checkpoint, component: Component) -> Checkpoint {
+    let is_of =
+        |key: &str| lora_keys::parse(key).is_some_and(|(target, _)| target.layer.component == component);
+    let tensors = checkpoint.tensors().iter().filter(|(key, _)| is_of(key));
+    Checkpoint::from_tensors(checkpoint.path(), tensors.map(|(key, tensor)| (key.clone(), tensor.clone())))
+}
+
+/// What a LoRA file adds to a model, in the order of its layers.
 ///
 /// # Errors
 ///
-/// As [`attach`], but that a layer fits the model is only checked there.
-pub fn deltas(checkpoint: &Checkpoint, config: &FluxConfig, scale: f64) -> Result<Vec<LoraDelta>> {
+/// As [`attach`], but that a layer is there and fits is only checked there.
+pub fn deltas(checkpoint: &Checkpoint, scale: f64) -> Result<Vec<LoraDelta>> {
     if !scale.is_finite() {
         return Err(Error::invalid("LoRA scale", scale, "a finite number"));
     }
@@ -104,7 +242,10 @@ pub fn deltas(checkpoint: &Checkpoint, config: &FluxConfig, scale: f64) -> Resul
     for (key, tensor) in checkpoint.tensors() {
         let place = match lora_keys::parse(key) {
             Some((_, Half::Dora)) => {
-                return refuse(format!("holds {key}: a DoRA, which is more than a sum; wanted a plain LoRA"));
+                return refuse(format!(
+                    "is no plain LoRA but a DoRA (it holds {key:?}), which is more than a sum and is not read; {}",
+                    kinds::MERGE
+                ));
             }
             Some((target, half)) => {
                 let halves = found.entry(target).or_default();
@@ -114,9 +255,8 @@ pub fn deltas(checkpoint: &Checkpoint, config: &FluxConfig, scale: f64) -> Resul
                     _ => &mut halves.alpha,
                 }
             }
-            None if lora_keys::is_text_encoder(key) => continue,
             None => {
-                unknown.push(key.as_str());
+                unknown.push((key.as_str(), tensor));
                 continue;
             }
         };
@@ -124,26 +264,58 @@ pub fn deltas(checkpoint: &Checkpoint, config: &FluxConfig, scale: f64) -> Resul
             return refuse(format!("holds two tensors for one place: {other} and {key}"));
         }
     }
-    if found.is_empty() {
-        return refuse(format!(
-            "is no LoRA for FLUX: none of its {} tensors adapts a layer of the transformer (keys look like {:?}); wanted keys as of \
-             UNO, XLabs, kohya, diffusers or PEFT",
-            checkpoint.tensors().len(),
-            checkpoint.tensors().keys().next().map_or("nothing", String::as_str)
+    if let Some(reason) = not_plain(checkpoint, &found, &unknown) {
+        return refuse(reason);
+    }
+    let mut configs = Configs::new(checkpoint);
+    let deltas = found.into_iter().map(|(target, halves)| halves.delta(target, scale, &mut configs));
+    deltas.collect::<Result<_, _>>().or_else(refuse)
+}
+
+/// Why a file is no plain LoRA for this kind of model, if it is none.
+fn not_plain(
+    checkpoint: &Checkpoint,
+    found: &BTreeMap<Target, Halves<'_>>,
+    unknown: &[(&str, &StoredTensor)],
+) -> Option<String> {
+    if unknown.is_empty() && !found.is_empty() {
+        return None;
+    }
+    let first = unknown.first().map_or("nothing", |(key, _)| *key);
+    // Control LoRAs have biases and norms too, which alone would not tell what they are.
+    let input = found.iter().find(|(target, _)| target.layer.pattern == IMG_IN);
+    if let Some([_, channels]) = input.and_then(|(_, halves)| halves.down).map(|(_, down)| down.shape())
+        && *channels > CHANNELS
+        && channels.is_multiple_of(CHANNELS)
+    {
+        return Some(control(*channels, CHANNELS));
+    }
+    let of_kind = unknown.iter().find_map(|(key, tensor)| Some((key, kinds::kind(key, tensor.shape())?)));
+    if let Some((key, kinds::Kind { name, remedy })) = of_kind {
+        return Some(format!(
+            "is no plain LoRA for FLUX but {name} (it holds {key:?}), which is not read; {remedy}"
         ));
     }
-    if let Some(first) = unknown.first() {
-        let lacking = found.values().find_map(Halves::lacking);
-        let lacking = lacking.map_or_else(String::new, |key| format!(", and has no {key:?}"));
-        return refuse(format!(
-            "holds {} tensors that adapt no layer that is known, the first is {first:?}{lacking}; it may be for another model",
+    if found.is_empty() {
+        return Some(format!(
+            "is no LoRA for FLUX: none of its {} tensors adapts a layer of the transformer or of a text encoder (keys look like \
+             {first:?}); wanted keys as of UNO, XLabs, kohya, diffusers or PEFT",
+            checkpoint.tensors().len()
+        ));
+    }
+    if let Some((key, _)) = unknown.iter().find(|(key, _)| lora_keys::is_text_encoder(key)) {
+        return Some(format!(
+            "holds {} tensors that adapt no layer that is known, the first for a text encoder is {key:?}; of CLIP-L the projections \
+             and MLPs (text_model.encoder.layers...) are adapted, of T5 those of its encoder (encoder.block...)",
             unknown.len()
         ));
     }
-    if let Some(missing) = missing_of_uno(&found, config) {
-        return refuse(format!("is not whole: it has no {missing}; load it anew"));
-    }
-    found.into_iter().map(|(target, halves)| halves.delta(target, checkpoint, config, scale)).collect()
+    let lacking = found.values().find_map(Halves::lacking);
+    let lacking = lacking.map_or_else(String::new, |key| format!(", and has no {key:?}"));
+    Some(format!(
+        "holds {} tensors that adapt no layer that is known, the first is {first:?}{lacking}; it may be for another model",
+        unknown.len()
+    ))
 }
 
 /// The tensors of one target, each with its key.
@@ -163,117 +335,91 @@ impl Halves<'_> {
         }
     }
 
-    fn delta(
-        self,
-        target: Target,
-        checkpoint: &Checkpoint,
-        config: &FluxConfig,
-        scale: f64,
-    ) -> Result<LoraDelta> {
-        let refuse = |reason: String| Error::format(checkpoint.path(), reason);
-        let lacking = self.lacking().unwrap_or_default();
+    fn delta(self, target: Target, scale: f64, configs: &mut Configs<'_>) -> Result<LoraDelta, String> {
+        let lacking = self.lacking();
         let (Some((down_key, down)), Some((up_key, up))) = (self.down, self.up) else {
-            let half = if self.down.is_none() { "down (A)" } else { "up (B)" };
-            return Err(refuse(format!(
-                "{}: its {half} half is missing: there is no {lacking:?}; load the file anew",
-                target.layer
-            )));
+            return Err(match lacking {
+                Some(lacking) => {
+                    let half = if self.down.is_none() { "down (A)" } else { "up (B)" };
+                    format!(
+                        "{}: its {half} half is missing: there is no {lacking:?}; load the file anew",
+                        target.layer
+                    )
+                }
+                None => format!("{}: there is an alpha, but no matrices; load the file anew", target.layer),
+            });
         };
-        let matrix = |key: &String, tensor: &StoredTensor| -> Result<(StoredTensor, [usize; 2])> {
+        let matrix = |key: &String, tensor: &StoredTensor| -> Result<(StoredTensor, [usize; 2]), String> {
             let flat = match *tensor.shape() {
                 [rows, columns] | [rows, columns, 1, 1] => Some([rows, columns]),
                 _ => None,
             };
             let flat = flat.filter(|shape| tensor.is_read() && !shape.contains(&0));
             let reshaped = flat.and_then(|shape| Some((tensor.reshaped(shape.to_vec())?, shape)));
-            reshaped.ok_or_else(|| refuse(format!("{key} is {tensor}; wanted a matrix of a float format")))
+            reshaped.ok_or_else(|| format!("{key} is {tensor}; wanted a matrix of a float format"))
         };
         let ((down, [rank, _]), (up, [outputs, up_rank])) = (matrix(down_key, down)?, matrix(up_key, up)?);
         if rank != up_rank {
-            return Err(refuse(format!(
+            return Err(format!(
                 "{down_key} is {:?} and has rank {rank}, {up_key} is {:?}; wanted [outputs, {rank}]",
                 down.shape(),
                 up.shape()
-            )));
-        }
-        let hidden = config.hidden_size;
-        let (first_output, wanted) = match target.rows {
-            None => (0, None),
-            Some(Rows::Hidden(i)) => (i * hidden, Some(hidden)),
-            Some(Rows::FirstThree) => (0, Some(3 * hidden)),
-            Some(Rows::AfterThree) => (3 * hidden, Some(config.mlp_hidden)),
-        };
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != outputs) {
-            return Err(refuse(format!(
-                "{up_key} is {:?}, wanted [{wanted}, {rank}]: it is for a model of another width than {hidden}",
-                up.shape()
-            )));
+            ));
         }
         let up = match target.swap_halves {
             true => up
                 .with_swapped_halves()
-                .ok_or_else(|| refuse(format!("{up_key} has {outputs} rows; wanted an even number")))?,
+                .ok_or_else(|| format!("{up_key} has {outputs} rows; wanted an even number"))?,
             false => up,
         };
-        let alpha = match self.alpha {
-            None => rank as f64,
-            Some((_, alpha)) if alpha.is_header_only() => rank as f64,
-            Some((key, alpha)) if alpha.len() != 1 => {
-                return Err(refuse(format!("{key} is {alpha}; wanted one finite number")));
+        // Alpha tensors go before what is written beside them: converters keep the one, and not always the other.
+        let factor = match self.alpha {
+            None => configs.factor(target.layer.component, lora_keys::module(down_key), rank)?,
+            Some((_, alpha)) if alpha.is_header_only() => 1.0,
+            Some((key, alpha)) => {
+                let number = if alpha.len() == 1 { alpha.to_f32() } else { Vec::new() };
+                match number[..] {
+                    [alpha] if alpha.is_finite() => f64::from(alpha) / rank as f64,
+                    _ => return Err(format!("{key} is {alpha}; wanted one finite number")),
+                }
             }
-            Some((key, alpha)) => match alpha.to_f32()[..] {
-                [alpha] if alpha.is_finite() => f64::from(alpha),
-                _ => return Err(refuse(format!("{key} is {alpha}; wanted one finite number"))),
-            },
         };
-        let (layer, is_whole) = (target.layer.to_string(), target.rows.is_none());
-        Ok(LoraDelta { layer, down, up, scale: scale * alpha / rank as f64, first_output, is_whole })
+        Ok(LoraDelta {
+            component: target.layer.component,
+            layer: target.layer.to_string(),
+            down,
+            up,
+            scale: scale * factor,
+            rows: target.rows,
+        })
     }
 }
 
-/// A layer that UNO's LoRA adapts and that is not among `found`, if this is one: if it adapts single blocks in that style.
-/// (XLabs trains double blocks only, under the same names, and others adapt what they like.)
-fn missing_of_uno(found: &BTreeMap<Target, Halves<'_>>, config: &FluxConfig) -> Option<String> {
-    let is_uno = found.values().any(|halves| {
-        halves.down.is_some_and(|(key, _)| key.starts_with("single_blocks.") && key.contains(".processor."))
-    });
-    if !is_uno {
-        return None;
-    }
-    let names: Vec<String> = found.keys().map(|target| target.layer.to_string()).collect();
-    let double = (0..config.depth).flat_map(|i| {
-        ["img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "txt_attn.proj"]
-            .map(|layer| format!("double_blocks.{i}.{layer}"))
-    });
-    let single = (0..config.depth_single_blocks)
-        .flat_map(|i| ["linear1", "linear2"].map(|layer| format!("single_blocks.{i}.{layer}")));
-    double.chain(single).find(|wanted| !names.contains(wanted))
-}
-
-/// That the layer is there and has the widths that the delta needs.
-fn check(model: &mut Flux, delta: &LoraDelta, checkpoint: &Checkpoint) -> Result<()> {
-    let config = model.config();
-    let about = format!(
-        "this transformer (width {}, {} double and {} single blocks)",
-        config.hidden_size, config.depth, config.depth_single_blocks
-    );
-    let refuse = |reason: String| Err(Error::format(checkpoint.path(), reason));
-    let Some([input, outputs]) = model.linear_mut(&delta.layer).map(|linear| linear.shape()) else {
-        return refuse(format!("adapts {}, which {about} does not have", delta.layer));
-    };
-    let (got_input, got_outputs) = (delta.down.shape()[1], delta.up.shape()[0]);
-    let fits = got_input == input
-        && match delta.is_whole {
-            true => got_outputs == outputs,
-            false => delta.first_output + got_outputs <= outputs,
-        };
-    if fits {
+/// Checks that UNO's own LoRA is whole: that a file which adapts single blocks in its style adapts all that UNO does. Further
+/// LoRAs may adapt what they like; XLabs' have the same names and are often for some blocks.
+///
+/// # Errors
+///
+/// A layer that is missing.
+pub fn check_whole(checkpoint: &Checkpoint, config: &FluxConfig) -> Result<()> {
+    let keys = || checkpoint.tensors().keys();
+    if !keys().any(|key| key.starts_with("single_blocks.") && key.contains(".processor.")) {
         return Ok(());
     }
-    refuse(format!(
-        "{}: adapts {got_input} inputs and {got_outputs} outputs, {about} has {input} and {outputs} there",
-        delta.layer
-    ))
+    let found: Vec<String> =
+        keys().filter_map(|key| Some(lora_keys::parse(key)?.0.layer.to_string())).collect();
+    let wanted = lora_keys::uno_layers(config.depth, config.depth_single_blocks);
+    let missing =
+        wanted.into_iter().map(|(_, target)| target.layer.to_string()).find(|layer| !found.contains(layer));
+    match missing {
+        None => Ok(()),
+        Some(layer) => Err(Error::format(
+            checkpoint.path(),
+            format!(
+                "is not whole as UNO's own LoRA: it has no {layer}; load it anew, or add it as a further LoRA if it is another one"
+            ),
+        )),
+    }
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -290,18 +436,8 @@ mod tests {
         Checkpoint::from_tensors("x", tensors.iter().map(|(name, t)| ((*name).to_owned(), t.clone())))
     }
 
-    fn small() -> FluxConfig {
-        FluxConfig {
-            hidden_size: 32,
-            mlp_hidden: 8,
-            depth: 1,
-            depth_single_blocks: 1,
-            ..FluxConfig::default()
-        }
-    }
-
     fn reason(tensors: &[(&str, StoredTensor)]) -> String {
-        deltas(&file(tensors), &small(), 1.0).unwrap_err().to_string()
+        deltas(&file(tensors), 1.0).unwrap_err().to_string()
     }
 
     #[test]
@@ -322,19 +458,18 @@ mod tests {
                 "double_blocks.0.processor.qkv_lora1.up.weight",
             ),
         ] {
-            let [delta] = &deltas(&file(&[(a, down.clone()), (b, up.clone())]), &small(), 3.0).unwrap()[..]
-            else {
+            let [delta] = &deltas(&file(&[(a, down.clone()), (b, up.clone())]), 3.0).unwrap()[..] else {
                 panic!("{a}")
             };
             assert_eq!(
-                (delta.layer.as_str(), delta.scale, delta.first_output),
-                ("double_blocks.0.img_attn.qkv", 3.0, 0)
+                (delta.layer.as_str(), delta.scale, delta.rows),
+                ("double_blocks.0.img_attn.qkv", 3.0, None)
             );
         }
         let kohya = "lora_unet_double_blocks_0_img_attn_qkv";
         let keys = [".lora_down.weight", ".lora_up.weight", ".alpha"].map(|end| format!("{kohya}{end}"));
         let all = file(&[(&keys[0], down), (&keys[1], up), (&keys[2], alpha)]);
-        assert_eq!(deltas(&all, &small(), 3.0).unwrap()[0].scale, 1.5);
+        assert_eq!(deltas(&all, 3.0).unwrap()[0].scale, 1.5);
     }
 
     #[test]
@@ -346,8 +481,9 @@ mod tests {
             .iter()
             .map(|k| (k.as_str(), if k.contains("_A") { matrix(2, 32) } else { matrix(32, 2) }))
             .collect();
-        let found = deltas(&file(&tensors), &small(), 1.0).unwrap();
-        assert_eq!(found.iter().map(|d| d.first_output).collect::<Vec<_>>(), [0, 32, 64]);
+        let found = deltas(&file(&tensors), 1.0).unwrap();
+        let places = found.iter().map(|d| d.place([32, 96], "it").unwrap().start);
+        assert_eq!(places.collect::<Vec<_>>(), [0, 32, 64]);
         assert!(found.iter().all(|d| d.layer == "double_blocks.0.img_attn.qkv"));
     }
 

@@ -1,16 +1,46 @@
-//! Names of LoRA tensors: which linear layer of the transformer each one adapts.
+//! Names of LoRA tensors: which linear layer of which part of the model each one adapts.
 //!
-//! A key is a prefix, a layer and what the tensor is to it (`lora_A.weight`, `lora_up.weight`, `alpha`, ...). The layer is
-//! named as the checkpoint names it, as diffusers does, or as UNO and XLabs name their attention processors; kohya and
-//! OneTrainer write underscores for all dots. The prefix tells nothing that the rest does not, so any goes with any.
+//! A key is prefixes, a layer and what the tensor is to it (`lora_A.weight`, `lora_up.weight`, `alpha`, ...). A layer of the
+//! transformer is named as the checkpoint names it, as diffusers does, or as UNO and XLabs name their attention processors; one
+//! of a text encoder as transformers does. kohya and OneTrainer write underscores for all dots. Prefixes tell little that the
+//! rest does not, so nearly any goes with any, in any order; only text encoders are told by some.
 
 use std::fmt;
 
 use crate::weights::layout::{LINEARS, Use, fill, matches};
 
-/// A linear layer of the transformer.
+/// A part of the model whose linear layers LoRAs adapt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// The diffusion transformer.
+    Transformer,
+    /// The CLIP-L text encoder.
+    Clip,
+    /// The T5 text encoder.
+    T5,
+}
+
+impl Component {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Transformer, Self::Clip, Self::T5];
+}
+
+/// In words for people: `the transformer`, `CLIP`, `T5`.
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transformer => "the transformer",
+            Self::Clip => "CLIP",
+            Self::T5 => "T5",
+        })
+    }
+}
+
+/// A linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Layer {
+    /// What it is a layer of.
+    pub component: Component,
     /// Its name in the checkpoint with `{}` for the number of the block: `double_blocks.{}.img_attn.qkv`.
     pub pattern: &'static str,
     /// The number of the block, for layers in a block.
@@ -102,13 +132,37 @@ const PROCESSORS: [(&str, &str, Option<Rows>); 6] = [
     ("single_blocks.{}.processor.proj_lora", "single_blocks.{}.linear2", None),
 ];
 
+/// A part of a layer as ComfyUI names it: UNO's, UMO's and USO's LoRAs are written so for it.
+const QKV_OF_LINEAR1: (&str, &str) = ("single_blocks.{}.linear1_qkv", "single_blocks.{}.linear1");
+
+/// The linear layers of CLIP's text encoder.
+const CLIP_LINEARS: [&str; 6] = [
+    "text_model.encoder.layers.{}.self_attn.q_proj",
+    "text_model.encoder.layers.{}.self_attn.k_proj",
+    "text_model.encoder.layers.{}.self_attn.v_proj",
+    "text_model.encoder.layers.{}.self_attn.out_proj",
+    "text_model.encoder.layers.{}.mlp.fc1",
+    "text_model.encoder.layers.{}.mlp.fc2",
+];
+
+/// The linear layers of the T5 encoder.
+const T5_LINEARS: [&str; 7] = [
+    "encoder.block.{}.layer.0.SelfAttention.q",
+    "encoder.block.{}.layer.0.SelfAttention.k",
+    "encoder.block.{}.layer.0.SelfAttention.v",
+    "encoder.block.{}.layer.0.SelfAttention.o",
+    "encoder.block.{}.layer.1.DenseReluDense.wi_0",
+    "encoder.block.{}.layer.1.DenseReluDense.wi_1",
+    "encoder.block.{}.layer.1.DenseReluDense.wo",
+];
+
 /// The layers that UNO's LoRA adapts, each with the beginning of its keys in UNO's files (`double_blocks.0.processor.qkv_lora1`;
 /// `.down.weight` and `.up.weight` follow), for a transformer with so many double and single blocks.
 pub fn uno_layers(depth: usize, depth_single: usize) -> Vec<(String, Target)> {
     let of_block = |kind: &'static str, block: usize| {
         PROCESSORS.iter().filter(move |(theirs, ..)| theirs.starts_with(kind)).map(
             move |&(theirs, pattern, rows)| {
-                let layer = Layer { pattern, block: Some(block) };
+                let layer = Layer { component: Component::Transformer, pattern, block: Some(block) };
                 (fill(theirs, &[block]), Target { layer, rows, swap_halves: false })
             },
         )
@@ -117,76 +171,137 @@ pub fn uno_layers(depth: usize, depth_single: usize) -> Vec<(String, Target)> {
     double.chain((0..depth_single).flat_map(|i| of_block("single_blocks.", i))).collect()
 }
 
-/// Objects that the transformer is in, as PEFT and ComfyUI write them. The first of each list that fits is taken off.
-const WRAPPERS: [&[&str]; 2] =
-    [&["base_model.model."], &["transformer.", "model.diffusion_model.", "diffusion_model."]];
-
-/// What keys with underscores for dots begin with , and who writes them.
-const UNDERSCORED: [(&str, &str); 3] =
-    [("lora_unet_", "kohya"), ("lora_transformer_", "OneTrainer"), ("lycoris_", "LyCORIS")];
-
-/// What the keys of text encoders begin with.
-const TEXT_ENCODERS: [&str; 10] = [
-    "lora_te_",
-    "lora_te1_",
-    "lora_te2_",
-    "lora_te3_",
-    "text_encoder.",
-    "text_encoder_2.",
-    "text_encoders.",
-    "text_model.",
-    "clip_l.",
-    "t5xxl.",
-];
-
-/// What the tensor named `key` is: part of the LoRA of a layer of the transformer. `None` if it is nothing known.
-pub fn parse(key: &str) -> Option<(Target, Half)> {
-    let module = unwrapped(key);
-    if let Some(found) = processor(module) {
-        return Some(found);
-    }
-    let (module, half) = end(module, &ENDS).or_else(|| adapter_end(module))?;
-    let underscored = UNDERSCORED.iter().find_map(|(prefix, _)| module.strip_prefix(prefix));
-    let target = underscored.map_or_else(|| linear(module, '.'), |module| linear(module, '_'))?;
-    Some((target, half))
+/// What the prefixes of a key tell of the part of the model that it adapts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    /// Nothing that the rest of the key does not.
+    Nothing,
+    /// A text encoder.
+    Text,
+    /// A text encoder that is not the first. In FLUX that is T5; layers named as CLIP's are those of SDXL's CLIP-G there.
+    LaterText,
 }
 
-/// Whether `key` adapts a text encoder.
+/// Objects that the adapted part is in, as PEFT, diffusers, ComfyUI, OneTrainer and PyTorch write them.
+const WRAPPERS: [(&str, Said); 18] = [
+    ("base_model.model.", Said::Nothing),
+    ("transformer.", Said::Nothing),
+    ("diffusion_model.", Said::Nothing),
+    ("model.", Said::Nothing),
+    // Of PyTorch's parallel training, and of its compiler.
+    ("module.", Said::Nothing),
+    ("_orig_mod.", Said::Nothing),
+    ("text_encoder.", Said::Text),
+    ("text_encoders.", Said::Text),
+    ("text_encoder_2.", Said::LaterText),
+    ("text_encoder_3.", Said::LaterText),
+    ("clip_l.", Said::Text),
+    ("clip_g.", Said::LaterText),
+    ("t5xxl.", Said::LaterText),
+    ("t5.", Said::LaterText),
+    ("lora_te.", Said::Text),
+    ("lora_te1.", Said::Text),
+    ("lora_te2.", Said::LaterText),
+    ("lora_te3.", Said::LaterText),
+];
+
+/// What keys with underscores for dots begin with, and who writes them. T5 is the third text encoder to kohya, the second to
+/// OneTrainer.
+const UNDERSCORED: [(&str, Said, &str); 7] = [
+    ("lora_unet_", Said::Nothing, "kohya"),
+    ("lora_transformer_", Said::Nothing, "OneTrainer"),
+    ("lycoris_", Said::Nothing, "LyCORIS"),
+    ("lora_te_", Said::Text, "kohya"),
+    ("lora_te1_", Said::Text, "kohya or OneTrainer"),
+    ("lora_te2_", Said::LaterText, "OneTrainer"),
+    ("lora_te3_", Said::LaterText, "kohya"),
+];
+
+/// A key less its prefixes.
+struct Unwrapped<'a> {
+    rest: &'a str,
+    said: Said,
+    /// What stands between the words of the layer's name.
+    separator: char,
+    /// Who writes such prefixes, where one tells it.
+    style: Option<&'static str>,
+}
+
+impl<'a> Unwrapped<'a> {
+    fn new(key: &'a str) -> Self {
+        let (mut rest, mut said) = (key, Said::Nothing);
+        // They are found in any order, and some twice.
+        while let Some((inner, tells)) =
+            WRAPPERS.iter().find_map(|(prefix, tells)| Some((rest.strip_prefix(prefix)?, *tells)))
+        {
+            (rest, said) = (inner, said.max(tells));
+        }
+        let underscored = UNDERSCORED
+            .iter()
+            .find_map(|(prefix, tells, style)| Some((rest.strip_prefix(prefix)?, *tells, *style)));
+        match underscored {
+            Some((rest, tells, style)) => {
+                Self { rest, said: said.max(tells), separator: '_', style: Some(style) }
+            }
+            None => Self { rest, said, separator: '.', style: None },
+        }
+    }
+
+    /// The layer that is named, and the name as it stands there.
+    fn target(&self) -> Option<(Target, Half, &'a str)> {
+        if let Some((target, half)) = processor(self.rest).filter(|_| self.separator == '.') {
+            return Some((target, half, self.rest));
+        }
+        let (module, half) = end(self.rest, &ENDS).or_else(|| adapter_end(self.rest))?;
+        let transformer = || linear(module, self.separator).filter(|_| self.said == Said::Nothing);
+        let clip = || clip(module, self.separator).filter(|_| self.said != Said::LaterText);
+        let target = transformer().or_else(clip).or_else(|| t5(module, self.separator))?;
+        Some((target, half, module))
+    }
+}
+
+/// What the tensor named `key` is: part of the LoRA of a layer. `None` if it is nothing known.
+pub fn parse(key: &str) -> Option<(Target, Half)> {
+    Unwrapped::new(key).target().map(|(target, half, _)| (target, half))
+}
+
+/// The name of the adapted module as the program that trained it has it, less its prefixes: what PEFT's patterns of ranks and
+/// alphas are matched with. Of a key that [`parse`] knows.
+pub(crate) fn module(key: &str) -> &str {
+    let unwrapped = Unwrapped::new(key);
+    unwrapped.target().map_or(unwrapped.rest, |(_, _, module)| module)
+}
+
+/// Whether `key` adapts a text encoder, a known layer or not.
 pub fn is_text_encoder(key: &str) -> bool {
-    let key = key.strip_prefix("base_model.model.").unwrap_or(key);
-    TEXT_ENCODERS.iter().any(|prefix| key.starts_with(prefix))
+    let Unwrapped { rest, said, .. } = Unwrapped::new(key);
+    let begins = |names: &[&str]| names.iter().any(|name| rest.starts_with(name));
+    said != Said::Nothing || begins(&["text_model.", "text_model_", "encoder.block.", "encoder_block_"])
+}
+
+/// Whether `key` adapts CLIP-G, the second text encoder of SDXL, which FLUX has not.
+pub(crate) fn is_clip_g(key: &str) -> bool {
+    let unwrapped = Unwrapped::new(key);
+    unwrapped.said == Said::LaterText && unwrapped.rest.starts_with("text_model")
 }
 
 /// The style of a file's keys, in words for people: that of the first key that is known.
 pub fn style<'a>(keys: impl IntoIterator<Item = &'a str>) -> &'static str {
-    let mut style = "unknown";
     for key in keys {
-        let module = unwrapped(key);
-        let Some((target, half)) = parse(key) else {
-            if [".lokr_", ".hada_", ".oft_", ".glora_"].iter().any(|kind| key.contains(kind)) {
-                style = "LyCORIS, but not LoRA";
-            }
-            continue;
-        };
-        let underscored = UNDERSCORED.iter().find(|(prefix, _)| module.starts_with(prefix));
-        return match underscored {
+        let unwrapped = Unwrapped::new(key);
+        let Some((target, half, module)) = unwrapped.target() else { continue };
+        return match unwrapped.style {
             _ if half == Half::Dora => "DoRA",
-            _ if processor(module).is_some() => "UNO or XLabs",
-            Some((_, style)) => style,
+            Some(style) => style,
+            None if processor(unwrapped.rest).is_some() => "UNO or XLabs",
+            None if target.layer.component != Component::Transformer => "transformers",
             None if module.starts_with(&target.layer.to_string()) => {
                 "the checkpoint's own names (ComfyUI, ai-toolkit)"
             }
             None => "diffusers",
         };
     }
-    style
-}
-
-/// `key` without the names of objects around the transformer.
-fn unwrapped(key: &str) -> &str {
-    WRAPPERS
-        .iter()
-        .fold(key, |key, prefixes| prefixes.iter().find_map(|prefix| key.strip_prefix(prefix)).unwrap_or(key))
+    "unknown"
 }
 
 /// Takes a known end off.
@@ -213,6 +328,10 @@ fn processor(module: &str) -> Option<(Target, Half)> {
 
 /// The layer named as in the checkpoint, or as diffusers names it, with `separator` for dots.
 fn linear(module: &str, separator: char) -> Option<Target> {
+    let (theirs, ours) = QKV_OF_LINEAR1;
+    if let Some(part) = target(theirs, ours, module, separator) {
+        return Some(Target { rows: Some(Rows::FirstThree), ..part });
+    }
     LINEARS.iter().find_map(|(theirs, ours, how)| {
         if let Some(whole) = target(ours, ours, module, separator) {
             return Some(whole);
@@ -229,7 +348,28 @@ fn linear(module: &str, separator: char) -> Option<Target> {
 
 fn target(theirs: &str, ours: &'static str, module: &str, separator: char) -> Option<Target> {
     let block = matches(theirs, module, separator)?.first().copied();
-    Some(Target { layer: Layer { pattern: ours, block }, rows: None, swap_halves: false })
+    let layer = Layer { component: Component::Transformer, pattern: ours, block };
+    Some(Target { layer, rows: None, swap_halves: false })
+}
+
+/// The layer of CLIP, also where the name begins inside of its `text_model`, as newer versions of transformers have it.
+fn clip(module: &str, separator: char) -> Option<Target> {
+    let of_clip = |pattern: &'static str| {
+        let inner = pattern.strip_prefix("text_model.")?;
+        let found = target(pattern, pattern, module, separator);
+        Some(of(Component::Clip, found.or_else(|| target(inner, pattern, module, separator))?))
+    };
+    CLIP_LINEARS.into_iter().find_map(of_clip)
+}
+
+fn t5(module: &str, separator: char) -> Option<Target> {
+    let of_t5 = |pattern| Some(of(Component::T5, target(pattern, pattern, module, separator)?));
+    T5_LINEARS.into_iter().find_map(of_t5)
+}
+
+/// The same layer, of this part of the model.
+fn of(component: Component, target: Target) -> Target {
+    Target { layer: Layer { component, ..target.layer }, ..target }
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@ use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::{Device, FloatDType};
+use serde::{Deserialize, Serialize};
+use uno_core::device::Opened;
 use uno_core::flux::{Flux, FluxConfig};
 use uno_core::lora;
+use uno_core::lora_keys::Component;
 use uno_core::text::{
     ClipTextConfig, ClipTextEncoder, ClipTokenizer, FluxTextEncoder, T5_LENGTH, T5Encoder, T5Tokenizer,
 };
 use uno_core::traits::{Event, Observer, TextEncoder, TextEncoding};
 use uno_core::vae::AutoEncoder;
-use uno_core::weights::{Checkpoint, LoadOptions, Storage};
+use uno_core::weights::{Checkpoint, LoadOptions, Storage, layout};
 
 use crate::checkpoint::{CheckpointFiles, ClipTokenizerFiles, EMBEDDED, ModelType, T5TokenizerFiles};
 use crate::error::{Error, Result};
@@ -59,6 +62,48 @@ impl FromStr for LoraMerge {
     }
 }
 
+/// Whether the autoencoder works on whole pictures, which is exact, or in overlapping tiles, which takes less memory and changes the
+/// picture a little. Settings record it as the side of a tile in latents, or as `null` for whole pictures; those of versions that
+/// did not record it have no such field, which is [`VaeTiling::Auto`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Option<usize>", into = "Option<usize>")]
+pub enum VaeTiling {
+    /// As the memory planner chooses ([`crate::memory::Plan`]): whole where that fits. Without a plan, whole.
+    #[default]
+    Auto,
+    /// Whole pictures.
+    Whole,
+    /// Tiles of so many latents per side.
+    Tiles(usize),
+}
+
+impl VaeTiling {
+    /// Side of the tiles in latents, where nothing is planned.
+    pub fn tile(self) -> Option<usize> {
+        match self {
+            Self::Auto | Self::Whole => None,
+            Self::Tiles(tile) => Some(tile),
+        }
+    }
+
+    /// Whether it is not said.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl From<Option<usize>> for VaeTiling {
+    fn from(tile: Option<usize>) -> Self {
+        tile.map_or(Self::Whole, Self::Tiles)
+    }
+}
+
+impl From<VaeTiling> for Option<usize> {
+    fn from(tiling: VaeTiling) -> Self {
+        tiling.tile()
+    }
+}
+
 /// How a pipeline is loaded.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -76,11 +121,11 @@ pub struct PipelineOptions {
     pub resident_bytes: u64,
     /// Whether the text encoders' matrices are streamed from disk at each prompt, rather than kept.
     pub stream_text_encoders: bool,
-    /// Side of the tiles, in latents, that the autoencoder works in; `None`: the whole picture, which is exact.
-    pub vae_tile: Option<usize>,
+    /// Whether the autoencoder works in tiles.
+    pub vae_tiling: VaeTiling,
     /// Factor on UNO's LoRA.
     pub lora_scale: f64,
-    /// Whether LoRAs are merged into the weights.
+    /// Whether LoRAs are merged into the transformer's weights. In text encoders they stay beside them.
     pub merge_lora: LoraMerge,
     /// Whether the transformer multiplies in 8-bit integers ([`LoadOptions::int8`]): faster, and an approximation.
     pub int8: bool,
@@ -96,11 +141,18 @@ impl PipelineOptions {
             release_text_encoders: false,
             resident_bytes: u64::MAX,
             stream_text_encoders: false,
-            vae_tile: None,
+            vae_tiling: VaeTiling::Auto,
             lora_scale: 1.0,
             merge_lora: LoraMerge::Beside,
             int8: false,
         }
+    }
+
+    /// What suits a device that was opened: its number format and the storage that goes with it, all else as in
+    /// [`new`](Self::new). Both follow from what the device is, not from the name it was asked for by.
+    pub fn suited_to(opened: &Opened) -> Self {
+        let (dtype, storage) = (opened.backend.dtype(), opened.backend.storage());
+        Self { dtype, storage, ..Self::new(&opened.device) }
     }
 
     pub(crate) fn load(&self) -> LoadOptions {
@@ -123,7 +175,8 @@ pub struct ModelSource {
     pub ae: Checkpoint,
     /// UNO's LoRA, if it is used.
     pub lora: Option<Checkpoint>,
-    /// Further LoRAs, each with its factor, in the order in which they are added.
+    /// Further LoRAs, each with its factor, in the order in which they are added. They are opened with [`lora::open`], which reads
+    /// their alpha too where it is not among the tensors.
     pub more_loras: Vec<(Checkpoint, f64)>,
     /// Both text encoders.
     pub text: TextSource,
@@ -155,7 +208,8 @@ impl ModelSource {
     ///
     /// A file that cannot be read or is not what it should be.
     pub fn open(files: &CheckpointFiles) -> Result<Self> {
-        let mut dit = Checkpoint::open(&files.dit.files)?;
+        // Under our names, and without the other parts of an all-in-one file, so that memory is planned for what is used.
+        let mut dit = Checkpoint::open(&files.dit.files)?.arranged(layout::flux).into_owned();
         if files.model_type == ModelType::FluxDevFp8 {
             dit = dit.rounded_to_e4m3();
         }
@@ -171,13 +225,13 @@ impl ModelSource {
         Ok(Self {
             model_type: files.model_type.to_string(),
             dit,
-            ae: Checkpoint::open(&files.ae.files)?,
-            lora: files.lora.as_ref().map(|lora| Checkpoint::open(&lora.files)).transpose()?,
+            ae: Checkpoint::open(&files.ae.files)?.arranged(layout::autoencoder).into_owned(),
+            lora: files.lora.as_ref().map(|lora| lora::open(&lora.files)).transpose()?,
             more_loras: Vec::new(),
             text: TextSource {
-                t5: Checkpoint::open(&files.t5.weights.files)?,
-                t5_length: t5_length(&files.t5.weights.files)?,
-                clip: Checkpoint::open(&files.clip.weights.files)?,
+                t5: Checkpoint::open(&files.t5.weights.files)?.arranged(layout::t5).into_owned(),
+                t5_length: files.t5.config.as_deref().map_or(Ok(T5_LENGTH), t5_length)?,
+                clip: Checkpoint::open(&files.clip.weights.files)?.arranged(layout::clip).into_owned(),
                 clip_config,
                 t5_tokenizer: match &files.t5.tokenizer.files {
                     T5TokenizerFiles::SentencePiece(path) => T5Tokenizer::from_spiece(path)?,
@@ -207,6 +261,12 @@ impl ModelSource {
         self.lora.is_some() || !self.more_loras.is_empty()
     }
 
+    /// All LoRAs in order, each with its factor; `own` is that of UNO's.
+    fn loras(&self, own: f64) -> Vec<(Checkpoint, f64)> {
+        let own = self.lora.iter().map(|lora| (lora.clone(), own));
+        own.chain(self.more_loras.iter().cloned()).collect()
+    }
+
     /// Every checkpoint, with the name of its part.
     pub fn checkpoints(&self) -> Vec<(String, &Checkpoint)> {
         let mut all =
@@ -220,28 +280,30 @@ impl ModelSource {
     }
 }
 
-/// Prompt tokens of the T5 in the file `weights`: `n_positions` of the `config.json` beside it, 512 in the published ones and
-/// where it is not told. Only models trained on shorter prompts tell another number.
-fn t5_length(weights: &Path) -> Result<usize> {
+/// Prompt tokens of a T5: `n_positions` of its `config.json`, 512 in the published ones and where it is not told. Only models trained
+/// on shorter prompts tell another number.
+fn t5_length(config: &Path) -> Result<usize> {
     #[derive(serde::Deserialize)]
     struct Config {
         n_positions: Option<usize>,
     }
-    let path = weights.with_file_name("config.json");
-    if !path.exists() {
-        return Ok(T5_LENGTH);
-    }
-    let json = ClipTextConfig::read(&path)?;
+    let json = ClipTextConfig::read(config)?;
     let config: Config = serde_json::from_slice(&json)
-        .map_err(|e| Error::format(&path, format!("is no config.json of a T5: {e}")))?;
+        .map_err(|e| Error::format(config, format!("is no config.json of a T5: {e}")))?;
     Ok(config.n_positions.unwrap_or(T5_LENGTH))
 }
 
 impl TextSource {
-    fn load(&self, options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
-        let t5 = T5Encoder::load(&self.t5, options)?;
+    /// Loads both encoders, and beside their weights what the LoRAs, each with its factor, are to them. It is never merged: an
+    /// encoder runs once per prompt, and stays as it is stored.
+    fn load(&self, loras: &[(Checkpoint, f64)], options: &LoadOptions) -> uno_core::Result<FluxTextEncoder> {
+        let mut t5 = T5Encoder::load(&self.t5, options)?;
         let config = ClipTextConfig::detect(&self.clip, self.clip_config.as_deref())?;
-        let clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
+        let mut clip = ClipTextEncoder::load_with(&self.clip, config, options)?;
+        for (lora, scale) in loras {
+            lora::attach(&mut t5, lora, *scale, options)?;
+            lora::attach(&mut clip, lora, *scale, options)?;
+        }
         FluxTextEncoder::new(t5, self.t5_tokenizer.clone(), clip, self.clip_tokenizer.clone(), self.t5_length)
     }
 }
@@ -249,12 +311,13 @@ impl TextSource {
 /// A text encoder that holds no weights between prompts: it loads them, encodes and releases them.
 struct ReleasedTextEncoder {
     source: TextSource,
+    loras: Vec<(Checkpoint, f64)>,
     options: LoadOptions,
 }
 
 impl TextEncoder for ReleasedTextEncoder {
     fn encode(&self, prompts: &[String]) -> uno_core::Result<TextEncoding> {
-        self.source.load(&self.options)?.encode(prompts)
+        self.source.load(&self.loras, &self.options)?.encode(prompts)
     }
 }
 
@@ -267,15 +330,14 @@ pub(crate) fn modulation_bytes(config: &FluxConfig, dit: &Checkpoint, load: &Loa
     u64::try_from(bytes * share / u128::from(numbers.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Loads the transformer with UNO's LoRA, beside its weights or merged.
+/// Loads the transformer with UNO's LoRA and the further ones, beside its weights or merged.
 ///
 /// # Errors
 ///
-/// Weights that are missing, left over or of another shape; a LoRA for another model.
+/// Weights that are missing, left over or of another shape; a LoRA for another model; UNO's without one of its layers.
 pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Result<Flux> {
     let load = options.load().with_resident_bytes(options.resident_bytes).with_int8(options.int8);
     let mut model = Flux::load(&source.dit, &load)?;
-    let own = source.lora.iter().map(|checkpoint| (checkpoint, options.lora_scale));
     let taken = |c: &Checkpoint| c.tensors().values().map(|tensor| load.bytes_of(tensor)).sum::<u64>();
     let taken_by_dit =
         taken(&source.dit).saturating_sub(modulation_bytes(model.config(), &source.dit, &load));
@@ -283,12 +345,15 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
     if options.resident_bytes == u64::MAX {
         left = u64::MAX;
     }
-    for (checkpoint, scale) in own.chain(source.more_loras.iter().map(|(c, scale)| (c, *scale))) {
+    for (checkpoint, scale) in source.loras(options.lora_scale) {
         // A LoRA is read at every layer: it stays, or is streamed, as a whole.
-        let bytes = taken(checkpoint);
+        let bytes = taken(&lora::part(&checkpoint, Component::Transformer));
         let resident = if bytes <= left { u64::MAX } else { 0 };
         left = if left == u64::MAX { left } else { left.saturating_sub(bytes) };
-        lora::attach(&mut model, checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
+        lora::attach(&mut model, &checkpoint, scale, &load.clone().with_resident_bytes(resident))?;
+    }
+    if let Some(own) = &source.lora {
+        lora::check_whole(own, model.config())?;
     }
     if options.merge_lora.is_merged() {
         lora::merge(&mut model, options.dtype)?;
@@ -302,16 +367,16 @@ pub fn load_transformer(source: &ModelSource, options: &PipelineOptions) -> Resu
 ///
 /// Weights that are missing, left over or of another shape.
 pub fn load_autoencoder(source: &ModelSource, options: &PipelineOptions) -> Result<AutoEncoder> {
-    Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tile)?)
+    Ok(AutoEncoder::load(&source.ae, &options.load())?.with_tile(options.vae_tiling.tile())?)
 }
 
-/// Loads both text encoders.
+/// Loads both text encoders, with what the LoRAs are to them beside their weights.
 ///
 /// # Errors
 ///
-/// Weights that are missing, left over or of another shape; a vocabulary of another model.
+/// Weights that are missing, left over or of another shape; a vocabulary of another model; a LoRA for another model.
 pub fn load_text_encoder(source: &ModelSource, options: &PipelineOptions) -> Result<FluxTextEncoder> {
-    Ok(source.text.load(&options.load_text())?)
+    Ok(source.text.load(&source.loras(options.lora_scale), &options.load_text())?)
 }
 
 /// Loads a pipeline. `observer` hears of each stage, and can stop between them.
@@ -334,7 +399,8 @@ pub fn load(source: &ModelSource, options: &PipelineOptions, observer: &dyn Obse
     check_widths(&text, &model, &codec)?;
     let mut pipeline = if options.release_text_encoders {
         drop(text);
-        let text = ReleasedTextEncoder { source: source.text.clone(), options: options.load_text() };
+        let (text, loras) = (source.text.clone(), source.loras(options.lora_scale));
+        let text = ReleasedTextEncoder { source: text, loras, options: options.load_text() };
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
     } else {
         UnoPipeline::new(text, codec, model, &options.device, options.dtype)
@@ -357,10 +423,29 @@ fn check_widths(text: &FluxTextEncoder, model: &Flux, codec: &AutoEncoder) -> Re
             return Err(Error::checkpoint(
                 part,
                 format!(
-                    "gives {got} features, the transformer takes {wanted}; the two are of different models"
+                    "gives {got} features{}, the transformer takes {wanted}; the two are of different models",
+                    known_width(part, got)
                 ),
             ));
         }
     }
     Ok(())
+}
+
+/// Which published model gives so many features, where that is known.
+fn known_width(part: &str, features: usize) -> &'static str {
+    match (part, features) {
+        ("T5", 512) => " (T5 small)",
+        ("T5", 768) => " (T5 base)",
+        ("T5", 1024) => " (T5 large)",
+        ("T5", 2048) => " (T5 XL)",
+        ("T5", 4096) => " (T5 XXL)",
+        ("CLIP", 768) => " (CLIP-L)",
+        ("CLIP", 1024) => " (CLIP-H, of Stable Diffusion 2)",
+        ("CLIP", 1280) => " (CLIP-G, of SDXL and Stable Diffusion 3)",
+        ("autoencoder", 16) => " (4 latent channels: Stable Diffusion 1, 2 or XL)",
+        ("autoencoder", 64) => " (16 latent channels: FLUX.1)",
+        ("autoencoder", 128) => " (32 latent channels: FLUX.2)",
+        _ => "",
+    }
 }

@@ -24,6 +24,7 @@ pub mod conditioning;
 pub mod encodings;
 mod error;
 pub mod eval;
+mod lists;
 pub mod memory;
 pub mod output;
 #[cfg(feature = "vision")]
@@ -32,8 +33,10 @@ pub mod picture;
 pub mod pipeline;
 pub mod preprocess;
 pub mod request;
+mod spelling;
 #[cfg(feature = "synthesis")]
 pub mod synthesis;
+mod text_file;
 pub mod tiny;
 pub mod train;
 pub mod unope;

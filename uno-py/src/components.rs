@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, FloatDType, Tensor};
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyUserWarning, PyValueError};
 use pyo3::prelude::*;
 use uno_core::flux::Flux;
 use uno_core::latents::{PATCH, pack, unpack};
@@ -201,16 +201,25 @@ impl Transformer {
     ) -> PyResult<Self> {
         let device = open_device(device)?;
         let options = LoadOptions::new(&device);
-        let model = detach::run(py, None, error::core, |_| {
+        let (model, others) = detach::run(py, None, error::core, |_| {
             let mut model = Flux::load(&Checkpoint::open(path)?, &options)?;
+            let mut others = Vec::new();
             if let Some(path) = lora {
-                lora::attach(&mut model, &Checkpoint::open(path)?, lora_scale, &options)?;
+                let file = lora::open(path)?;
+                others = lora::attach(&mut model, &file, lora_scale, &options)?.others;
+                lora::check_whole(&file, model.config())?;
                 if merge_lora {
                     lora::merge(&mut model, FloatDType::F32)?;
                 }
             }
-            Ok(model)
+            Ok((model, others))
         })?;
+        for other in others {
+            let text =
+                format!("the LoRA adapts {other} too, which a Transformer has not; UnoPipeline applies it");
+            let text = std::ffi::CString::new(text)?;
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
+        }
         Ok(Self { model, device })
     }
 

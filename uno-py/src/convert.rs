@@ -6,9 +6,9 @@ use numpy::{PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethod
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use uno_models::picture::Picture;
+use uno_models::picture::{self, Picture};
 
-use crate::error;
+use crate::{error, fork};
 
 /// Imports numpy, if it was not yet. Left to the numpy crate, a Ctrl-C during the import would be a panic.
 pub(crate) fn imported(py: Python<'_>) -> PyResult<()> {
@@ -32,6 +32,7 @@ pub(crate) fn to_tensor<const D: usize>(
     array: &PyReadonlyArrayDyn<'_, f32>,
     device: &Device,
 ) -> PyResult<Tensor<D>> {
+    fork::check()?;
     let shape: [usize; D] = array.shape().try_into().map_err(|_| {
         PyValueError::new_err(format!(
             "{what}: got an array of shape {:?}, wanted {D} dimensions",
@@ -45,6 +46,19 @@ pub(crate) fn to_tensor<const D: usize>(
     }
     let values: Vec<f32> = array.as_array().iter().copied().collect();
     Ok(Tensor::from_data(TensorData::new(values, shape), (device, DType::F32)))
+}
+
+/// Raises ValueError for what Pillow would take without a word though it is not the whole picture: a JPEG that is cut short where
+/// Pillow was told to load truncated files, a raw photo's preview.
+#[pyfunction]
+pub(crate) fn refuse_partial(py: Python<'_>, name: &str, data: &[u8]) -> PyResult<()> {
+    py.detach(|| picture::refuse_partial(name, data)).map_err(error::models)
+}
+
+/// What the bytes of a file are that is no picture that can be read, and what to do instead; None if they begin as one that can be.
+#[pyfunction]
+pub(crate) fn unreadable(data: &[u8]) -> Option<String> {
+    picture::unreadable(data)
 }
 
 /// What Python hands over for a picture: name, width, height, channels (1 to 4), pixels, and whether it had a palette.

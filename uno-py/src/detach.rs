@@ -1,4 +1,5 @@
-//! The one doorway for long work: the interpreter lock is released, Ctrl-C and exceptions in callbacks stop the work.
+//! The one doorway for long work: the interpreter lock is released, Ctrl-C and exceptions in callbacks stop the work. Forked
+//! processes in which it would hang are turned away.
 
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -8,7 +9,7 @@ use pyo3::types::PyDict;
 use uno_core::traits::{Event, Observer};
 use uno_models::checkpoint::{HubPart, Progress};
 
-use crate::convert;
+use crate::{convert, fork};
 
 /// Runs `work` without the interpreter lock. `on_event` is a Python callable, or None, that is called as
 /// `on_event(kind, payload)` while it goes on; what it raises stops the work and comes out unchanged.
@@ -18,6 +19,7 @@ pub(crate) fn run<T: Send, E: Send>(
     to_exception: impl FnOnce(E) -> PyErr,
     work: impl FnOnce(&Watcher) -> Result<T, E> + Send,
 ) -> PyResult<T> {
+    fork::check()?;
     let watcher = Watcher { on_event, raised: Mutex::new(None) };
     let result = py.detach(|| work(&watcher));
     let raised = watcher.raised.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use uno_models::eval::{self, Evaluation, EvaluationEvent, ScorerFiles, read_prompts};
@@ -42,7 +43,7 @@ impl Scorer {
         let views = views.parse().map_err(error::models)?;
         let device = open_device(device)?;
         let files = ScorerFiles { dino, clip, clip_tokenizer };
-        py.detach(|| eval::Scorer::open(&files, views, &device)).map(Self).map_err(error::models)
+        detach::run(py, None, error::models, |_| eval::Scorer::open(&files, views, &device)).map(Self)
     }
 
     /// The scores of a picture as JSON; references are files.
@@ -54,8 +55,8 @@ impl Scorer {
         references: Vec<PathBuf>,
     ) -> PyResult<String> {
         let picture = convert::picture(picture)?;
-        let work = || json(&self.0.score(&picture, prompt, &references)?);
-        py.detach(work).map_err(error::models)
+        let work = |_: &_| json(&self.0.score(&picture, prompt, &references)?);
+        detach::run(py, None, error::models, work)
     }
 
     /// What the scores depend on, as JSON.
@@ -74,7 +75,17 @@ impl Scorer {
     ) -> PyResult<Option<String>> {
         detach::run(py, on_event, error::models, |watcher| {
             let EvaluateArguments { prompts, pictures, out, per_prompt, shard } = arguments;
-            let entries = read_prompts(&prompts)?;
+            let mut remarks = Vec::new();
+            let entries = read_prompts(&prompts, &mut |remark| remarks.push(remark.to_owned()))?;
+            for remark in remarks {
+                let warned = watcher.attached(|py| {
+                    let remark = std::ffi::CString::new(remark)?;
+                    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &remark, 1)
+                });
+                if !warned {
+                    return Ok(None);
+                }
+            }
             let evaluation = Evaluation { entries, pictures, per_prompt, shard: shard.parse()?, out };
             let observer = |event: EvaluationEvent| {
                 let EvaluationEvent::Scored { done, total, .. } = event else {

@@ -7,6 +7,7 @@ mod convert;
 mod detach;
 mod error;
 mod evaluate;
+mod fork;
 mod pipeline;
 mod synthesize;
 mod train;
@@ -21,6 +22,8 @@ mod _uno_rs {
         AutoEncoder, ClipTokenizer, T5Tokenizer, TextEncoder, Transformer, initial_noise, position_ids,
         preprocess, timestep_schedule,
     };
+    #[pymodule_export]
+    use crate::convert::{refuse_partial, unreadable};
     #[pymodule_export]
     use crate::error::{CheckpointError, NonFiniteError, UnoError};
     #[pymodule_export]

@@ -8,21 +8,22 @@ use image::RgbImage;
 use numpy::{PyArrayDyn, PyReadonlyArrayDyn};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use uno_core::device::Opened;
+use uno_core::lora;
 use uno_core::noise::NoiseSource;
 use uno_core::preview::LatentPreview;
 use uno_core::sampling::SequenceLength;
-use uno_core::weights::{Checkpoint, Storage};
 use uno_models::checkpoint::{CheckpointOptions, ModelType, Progress, discover, embedded};
 use uno_models::components::{LoraMerge, ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan};
 use uno_models::output::{FileRecord, ModelInfo, ReferenceRecord, Settings};
 use uno_models::preprocess::preprocessed_size;
-use uno_models::request::{MAX_PICTURES, MAX_SIDE, MULTIPLE, NoiseDtype, Sample};
+use uno_models::request::{MAX_PICTURES, MAX_SIDE, MAX_STEPS, MULTIPLE, NoiseDtype, Sample};
 use uno_models::{Defaults, Request, UnoPipeline};
 
 use crate::convert::{self, RawPicture};
 use crate::detach::{self, Watcher};
-use crate::error;
+use crate::{error, fork};
 
 /// Where a model comes from and how it computes; the keys of a dictionary.
 #[derive(FromPyObject)]
@@ -56,11 +57,11 @@ pub(crate) struct LoadArguments {
     /// Further LoRAs, each with its factor.
     loras: Vec<(PathBuf, f64)>,
     /// Width and height of the pictures that memory is planned for; `None`: those that the model was made for.
-    plan_size: Option<(usize, usize)>,
+    plan_size: Option<(i128, i128)>,
     /// References that memory is planned for.
-    plan_references: usize,
+    plan_references: i128,
     /// Pictures at once that memory is planned for.
-    plan_batch: usize,
+    plan_batch: i128,
 }
 
 /// More references than anybody gives; each takes memory for its tokens.
@@ -71,7 +72,7 @@ impl LoadArguments {
     fn open(&self, watcher: &Watcher) -> uno_models::Result<ModelSource> {
         let mut source = if self.embedded { embedded()? } else { self.find(watcher)? };
         for (path, scale) in &self.loras {
-            source.more_loras.push((Checkpoint::open(path)?, *scale));
+            source.more_loras.push((lora::open(path)?, *scale));
         }
         Ok(source)
     }
@@ -110,36 +111,34 @@ impl LoadArguments {
 
     /// The largest request that memory is planned for.
     fn geometry(&self, defaults: Defaults) -> PyResult<Geometry> {
-        let check = |name: &str, got: usize, least: usize, most: usize| match (least..=most).contains(&got) {
-            true => Ok(got),
-            false => Err(PyValueError::new_err(format!("{name}: got {got}, wanted {least} to {most}"))),
+        let check = |name: &str, got: i128, least: usize, most: usize| {
+            let number = usize::try_from(got).ok().filter(|got| (least..=most).contains(got));
+            number
+                .ok_or_else(|| PyValueError::new_err(format!("{name}: got {got}, wanted {least} to {most}")))
         };
         let side = |got| Ok::<_, PyErr>(check("plan_size", got, MULTIPLE, MAX_SIDE)? / MULTIPLE * MULTIPLE);
         let references = check("plan_references", self.plan_references, 0, MAX_REFERENCES)?;
         let long_side = defaults.long_side(references) as usize;
-        let (width, height) = self.plan_size.unwrap_or((defaults.side, defaults.side));
+        let (width, height) = self.plan_size.unwrap_or((defaults.side as i128, defaults.side as i128));
         Ok(Geometry::new(side(width)?, side(height)?)
             .with_references(vec![(long_side, long_side); references])
             .with_batch(check("plan_batch", self.plan_batch, 1, MAX_PICTURES)?))
     }
 
     /// How it computes, where nothing is planned.
-    fn options(&self) -> PyResult<PipelineOptions> {
-        let mut options = PipelineOptions::new(&open_device(&self.device)?);
-        let kind = self.device.split(':').next().unwrap_or_default();
-        options.dtype = match (self.dtype.as_deref(), kind) {
-            (Some("float32" | "f32"), _) => FloatDType::F32,
-            (Some("bfloat16" | "bf16"), _) | (None, "cuda" | "rocm") => FloatDType::BF16,
-            (Some("float16" | "f16"), _) | (None, "vulkan" | "wgpu" | "metal") => FloatDType::F16,
-            (None, _) => FloatDType::F32,
-            (Some(other), _) => {
+    fn options(&self, opened: &Opened) -> PyResult<PipelineOptions> {
+        let mut options = PipelineOptions::suited_to(opened);
+        options.dtype = match self.dtype.as_deref() {
+            None => options.dtype,
+            Some("float32" | "f32") => FloatDType::F32,
+            Some("bfloat16" | "bf16") => FloatDType::BF16,
+            Some("float16" | "f16") => FloatDType::F16,
+            Some(other) => {
                 return Err(PyValueError::new_err(format!(
                     "dtype: got {other:?}, wanted float32, bfloat16 or float16"
                 )));
             }
         };
-        // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
-        options.storage = if kind == "cpu" { Storage::AsStored } else { Storage::Expanded };
         options.lora_scale = self.lora_scale;
         options.merge_lora = self.merge_lora.map_or(LoraMerge::Auto, LoraMerge::from);
         options.int8 = self.int8;
@@ -149,6 +148,7 @@ impl LoadArguments {
 
 /// Opens a device by name.
 pub(crate) fn open_device(name: &str) -> PyResult<Device> {
+    fork::check()?;
     uno_core::device::open(name).map_err(error::core)
 }
 
@@ -163,19 +163,19 @@ pub(crate) struct GenerateArguments<'py> {
     reference_records: Vec<(PathBuf, String)>,
     exif_orientation: bool,
     /// `None`: what the model was made for, as for height and guidance.
-    width: Option<usize>,
-    height: Option<usize>,
-    num_steps: usize,
+    width: Option<i128>,
+    height: Option<i128>,
+    num_steps: i128,
     guidance: Option<f32>,
-    ref_size: Option<u32>,
+    ref_size: Option<i128>,
     pe: String,
     noise: String,
     noise_dtype: String,
     schedule: String,
     latents: Option<PyReadonlyArrayDyn<'py, f32>>,
-    reference_seed: Option<u64>,
+    reference_seed: Option<i128>,
     first_block_cache: Option<f32>,
-    reference_cache: Option<usize>,
+    reference_cache: Option<i128>,
     decode: bool,
 }
 
@@ -188,15 +188,27 @@ fn either<T>(what: &str, got: &str, [(a, first), (b, second)]: [(&str, T); 2]) -
     }
 }
 
+/// A number of Python's as one of the request, which checks its bounds; what is below or beyond all numbers of that kind is told the
+/// bounds here.
+fn whole<T: TryFrom<i128>>(name: &str, got: Option<i128>, wanted: &str) -> PyResult<Option<T>> {
+    let number = got.map(|got| {
+        T::try_from(got).map_err(|_| PyValueError::new_err(format!("{name}: got {got}, wanted {wanted}")))
+    });
+    number.transpose()
+}
+
 impl GenerateArguments<'_> {
     fn request(self, defaults: Defaults, device: &Device) -> PyResult<Request> {
-        let mut request = Request::with_defaults("", defaults).with_steps(self.num_steps);
-        request.width = self.width.unwrap_or(request.width);
-        request.height = self.height.unwrap_or(request.height);
+        let pixels = format!("{MULTIPLE} to {MAX_SIDE} pixels");
+        let steps = whole("num_steps", Some(self.num_steps), &format!("1 to {MAX_STEPS}"))?;
+        let mut request = Request::with_defaults("", defaults);
+        request.num_steps = steps.unwrap_or(request.num_steps);
+        request.width = whole("width", self.width, &pixels)?.unwrap_or(request.width);
+        request.height = whole("height", self.height, &pixels)?.unwrap_or(request.height);
         request.guidance = self.guidance.unwrap_or(request.guidance);
         request.samples = self.samples.into_iter().map(|(prompt, seed)| Sample { prompt, seed }).collect();
         request.references = self.references.into_iter().map(convert::picture).collect::<PyResult<_>>()?;
-        request.ref_size = self.ref_size;
+        request.ref_size = whole("ref_size", self.ref_size, &pixels)?;
         request.pe = self.pe.parse().map_err(error::models)?;
         let sources = [("torch-cuda", NoiseSource::TorchCuda), ("torch-cpu", NoiseSource::TorchCpu)];
         request.noise = either("noise", &self.noise, sources)?;
@@ -205,9 +217,10 @@ impl GenerateArguments<'_> {
         let rules = [("uno", SequenceLength::Uno), ("flux", SequenceLength::Flux)];
         request.sequence_length = either("schedule", &self.schedule, rules)?;
         request.latents = self.latents.map(|l| convert::to_tensor("latents", &l, device)).transpose()?;
-        request.reference_seed = self.reference_seed;
+        request.reference_seed = whole("reference_seed", self.reference_seed, "0 to 2^64 - 1")?;
         request.approximation.first_block_cache = self.first_block_cache;
-        request.approximation.reference_cache = self.reference_cache;
+        request.approximation.reference_cache =
+            whole("reference_cache", self.reference_cache, "1 step or more")?;
         Ok(request)
     }
 }
@@ -269,18 +282,18 @@ impl Pipeline {
     #[staticmethod]
     #[pyo3(signature = (arguments, on_event=None))]
     fn load(py: Python<'_>, arguments: LoadArguments, on_event: Option<Py<PyAny>>) -> PyResult<Self> {
-        let mut options = arguments.options()?;
+        let opened = uno_core::device::open_named(&arguments.device).map_err(error::core)?;
+        let mut options = arguments.options(&opened)?;
         let defaults = if arguments.embedded { Defaults::UNO_TINY } else { Defaults::UNO };
         let (budget, planned) = (arguments.budget()?, arguments.geometry(defaults)?);
         let device = options.device.clone();
         detach::run(py, on_event, error::models, |watcher| {
             let source = arguments.open(watcher)?;
             let plan = budget.map(|budget| Plan::make(&source, &options, &planned, budget)).transpose()?;
-            let mut info = ModelInfo::new(&source, &options, &arguments.device);
             if let Some(plan) = &plan {
                 plan.apply(&mut options);
-                info.lora_merged = plan.merge_lora;
             }
+            let info = ModelInfo::new(&source, &options, &opened);
             let is_large = plan.as_ref().is_some_and(|plan| !plan.is_trivial());
             if let Some(plan) = plan.as_ref().filter(|_| is_large) {
                 watcher.note(&plan.to_string());
@@ -343,14 +356,13 @@ impl Pipeline {
         latents: PyReadonlyArrayDyn<'py, f32>,
     ) -> PyResult<Bound<'py, PyArrayDyn<u8>>> {
         let latents = convert::to_tensor("latents", &latents, &self.device)?;
-        let pixels = py.detach(|| match self.preview.get() {
+        let pixels = detach::run(py, None, error::core, |_| match self.preview.get() {
             Some(preview) => preview.picture(latents),
             None => {
                 let fitted = LatentPreview::fit(self.pipeline.codec(), &self.device)?;
                 self.preview.get_or_init(|| fitted).picture(latents)
             }
-        });
-        let pixels = pixels.map_err(error::core)?;
+        })?;
         let picture = RgbImage::from_raw(pixels.width as u32, pixels.height as u32, pixels.rgb);
         let picture =
             picture.ok_or_else(|| PyValueError::new_err("latents: got none, wanted [1, C, h, w]"))?;
@@ -385,14 +397,14 @@ impl Pipeline {
         self.plan.as_ref().map(Plan::to_string)
     }
 
-    /// Device, by the name it was opened with.
+    /// Device that was opened, whatever name it was asked for by.
     #[getter]
     fn device(&self) -> &str {
         &self.info.device
     }
 }
 
-/// The settings inside a PNG made by uno-rs, or in its JSON file, as JSON.
+/// The settings inside a PNG or JPEG made by uno-rs, or in its JSON file, as JSON.
 #[pyfunction]
 pub(crate) fn read_settings(path: PathBuf) -> PyResult<String> {
     let settings = Settings::read(path).map_err(error::models)?;

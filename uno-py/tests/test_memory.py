@@ -172,6 +172,37 @@ def test_further_loras_are_added_with_their_factors(tmp_path: Path) -> None:
     assert not np.array_equal(picture(alone), picture(load(lora_scale=0.0, merge_lora=False)))
 
 
+def test_a_folder_of_peft_is_a_lora_with_its_configuration(tmp_path: Path) -> None:
+    layer = "base_model.model.single_transformer_blocks.0.attn.to_q"
+    encoder = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    rng = np.random.default_rng(6)
+    down, up = rng.standard_normal((4, 64)) * 0.3, rng.standard_normal((64, 4)) * 0.3
+    of_clip = rng.standard_normal((4, 32)) * 0.3, rng.standard_normal((64, 4)) * 0.3
+
+    def halves(factor: float) -> dict[str, np.ndarray]:
+        return {
+            f"{layer}.lora_A.weight": down,
+            f"{layer}.lora_B.weight": up * factor,
+            f"{encoder}.lora_A.weight": of_clip[0],
+            f"{encoder}.lora_B.weight": of_clip[1] * factor,
+        }
+
+    (tmp_path / "style").mkdir()
+    write_safetensors(tmp_path / "style" / "adapter_model.safetensors", halves(1.0))
+    config = tmp_path / "style" / "adapter_config.json"
+    config.write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 12}')
+    by_hand = write_safetensors(tmp_path / "by_hand.safetensors", halves(3.0))
+
+    def made(*loras: Path) -> np.ndarray:
+        return picture(UnoPipeline.from_pretrained(TINY, loras=loras, merge_lora=False, progress=False))
+
+    assert np.abs(made(tmp_path / "style").astype(int) - made(by_hand)).max() <= 1
+    assert not np.array_equal(made(tmp_path / "style"), made())
+    config.write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 12, "use_dora": true}')
+    with pytest.raises(CheckpointError, match="use_dora is true"):
+        made(tmp_path / "style")
+
+
 def test_settings_name_further_loras_and_whether_they_are_merged(tmp_path: Path) -> None:
     file = write_safetensors(tmp_path / "style.safetensors", style_lora())
     settings = load(loras=[(file, 0.7)], merge_lora=True)(PROMPT, **SMALL).metadata[0]

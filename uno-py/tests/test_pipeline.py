@@ -195,6 +195,50 @@ def test_a_lora_scale_of_zero_is_plain_flux() -> None:
     assert half.metadata[0]["lora_scale"] == 0.5
 
 
+def test_a_device_by_another_name_computes_alike() -> None:
+    def load(device: str) -> UnoPipeline:
+        return UnoPipeline.from_pretrained(device=device, memory="2GiB", progress=False)
+
+    wanted = load("cpu")
+    made = wanted(PROMPT, **SMALL)
+    for device in ["CPU", "flex", "cpu:0", *(["auto"] if list(uno_rs.BACKENDS) == ["cpu"] else [])]:
+        pipeline = load(device)
+        assert (pipeline.device, repr(pipeline)) == ("cpu", repr(wanted)), device
+        # Weights as they are stored take less than all of them in f32.
+        assert pipeline.memory_plan == wanted.memory_plan, device
+        same = pipeline(PROMPT, **SMALL)
+        assert same.metadata == made.metadata, device
+        assert np.array_equal(pixels(same), pixels(made)), device
+
+
+def test_tiles_of_the_autoencoder_are_recorded() -> None:
+    tiled = UnoPipeline.from_pretrained(memory="150MiB", plan_size=(512, 512), progress=False)
+    assert tiled.memory_plan is not None and "overlapping tiles" in tiled.memory_plan
+    assert tiled(PROMPT, **SMALL).metadata[0]["vae_tile"] in (96, 64, 48, 32)
+    whole = UnoPipeline.from_pretrained(memory=None, progress=False)
+    assert whole(PROMPT, **SMALL).metadata[0]["vae_tile"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": -64}, "width: got -64, wanted 16 to 8192 pixels"),
+        ({"height": -1}, "height: got -1, wanted 16 to 8192 pixels"),
+        ({"height": 1 << 80}, "height: got .*, wanted 16 to 8192 pixels"),
+        ({"num_inference_steps": -2}, "num_steps: got -2, wanted 1 to 10000"),
+        ({"ref_size": -1}, "ref_size: got -1, wanted 16 to 8192 pixels"),
+        ({"reference_seed": -1}, "reference_seed: got -1, wanted 0 to "),
+        ({"reference_cache": -1}, "reference_cache: got -1, wanted 1 step"),
+        ({"seed": -1}, "seed: got -1, wanted 0 to "),
+    ],
+)
+def test_numbers_below_zero_are_told_what_is_taken(
+    pipeline: UnoPipeline, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        pipeline(PROMPT, **SMALL | options)
+
+
 def test_a_pipeline_says_what_it_is(pipeline: UnoPipeline) -> None:
     assert (pipeline.model_type, pipeline.device) == ("embedded", "cpu")
     assert repr(pipeline) == 'UnoPipeline(embedded, device="cpu", dtype=F32)'
@@ -666,10 +710,38 @@ def test_saved_pictures_hold_their_settings(pipeline: UnoPipeline, tmp_path: Pat
         with PIL.Image.open(path) as image:
             assert np.array_equal(np.asarray(image), picture)
             assert image.text["Description"] == settings["prompt"]  # type: ignore[attr-defined]
-        assert read_settings(path) == settings
+        # Folders stay on this machine.
+        recorded = read_settings(path)
+        assert [reference["path"] for reference in recorded["references"]] == [ROBOT.name]
+        assert settings["references"][0]["path"] == str(ROBOT)
+        assert str(ROBOT.parent).encode() not in Path(path).read_bytes()
+        assert with_names(recorded) == with_names(settings)
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["0.png", "1.png"]
     with pytest.raises(ValueError, match="output_type"):
         pipeline("a", output_type="np", **SMALL).save(tmp_path)
+
+
+def with_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the names of files in place of their paths."""
+    lists = {
+        key: [record | {"path": os.path.basename(record["path"])} for record in settings[key]]
+        for key in ("references", "model")
+    }
+    return settings | lists
+
+
+def test_only_earlier_results_are_replaced(pipeline: UnoPipeline, tmp_path: Path) -> None:
+    result = pipeline(["a", "b"], **SMALL)
+    result.save(tmp_path)
+    result.save(tmp_path)
+    mine = tmp_path / "1.png"
+    PIL.Image.new("RGB", (16, 16)).save(mine)
+    (tmp_path / "0.png").unlink()
+    before = mine.read_bytes()
+    with pytest.raises(FileExistsError, match="1.png.*not replaced"):
+        result.save(tmp_path)
+    assert mine.read_bytes() == before
+    assert os.listdir(tmp_path) == ["1.png"]
 
 
 def test_a_picture_without_settings_is_refused(tmp_path: Path) -> None:
@@ -692,17 +764,14 @@ def test_settings_are_exchanged_with_the_rust_program(pipeline: UnoPipeline, tmp
 
     result = pipeline(PROMPT, seed=3, reference_images=[ROBOT, TEAPOT], ref_size=64, **SMALL)
     (ours,) = result.save(tmp_path / "ours")
-    run("--from", ours, "--save_path", tmp_path / "theirs")
+    # The picture names its references without their folders: they are found by what they hold.
+    run("--from", ours, "--image_paths", TEAPOT, ROBOT, "--save_path", tmp_path / "theirs")
     (theirs,) = (tmp_path / "theirs").rglob("*.png")
     with PIL.Image.open(theirs) as image:
         assert np.array_equal(np.asarray(image), pixels(result)[0])
 
-    def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
-        model = [(part["part"], part["fingerprint"]) for part in settings["model"]]
-        return settings | {"model": model}
-
     for file in (theirs, theirs.with_suffix(".json")):
-        assert without_paths(read_settings(file)) == without_paths(result.metadata[0])
+        assert with_names(read_settings(file)) == with_names(result.metadata[0])
 
 
 def test_approximations_are_off_recorded_and_refused_where_they_mean_nothing(pipeline: UnoPipeline) -> None:

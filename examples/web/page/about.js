@@ -2,7 +2,7 @@
 
 import { showPicture } from "./api.js";
 import { icon, make } from "./dom.js";
-import { ago, clock, count, short, size } from "./format.js";
+import { ago, clock, count, size } from "./format.js";
 import { hasEnded } from "./jobs.js";
 
 const PLACEMENT = { d: "diagonal", h: "rows only", w: "columns only", o: "no offset" };
@@ -23,7 +23,7 @@ setInterval(() => {
 
 /** The references of a job, small. */
 export function referencesOf(job) {
-  const { references } = job.settings;
+  const { references, ref_size } = job.settings;
   if (references.length === 0) return null;
   const pictures = references.map(({ id, width, height }, i) => {
     const img = make("img", {
@@ -31,7 +31,7 @@ export function referencesOf(job) {
       title: `Reference ${i + 1}, ${size(width, height)}`,
       loading: "lazy",
     });
-    showPicture(img, `/api/references/${encodeURIComponent(id)}/preview?count=${references.length}`);
+    showPicture(img, `/api/references/${encodeURIComponent(id)}/preview?ref_size=${ref_size}`);
     return img;
   });
   return make("div", { class: "thumbs" }, pictures);
@@ -43,13 +43,14 @@ export function settingsOf(job, picture) {
   const rows = [
     ["Size", size(picture?.width ?? settings.width, picture?.height ?? settings.height)],
     ["Steps", settings.num_steps],
-    ["Guidance", short(settings.guidance)],
+    ["Guidance", settings.guidance],
     [settings.num_images > 1 && !picture ? "First seed" : "Seed", picture?.seed ?? settings.seed],
-    ["UNO strength", short(settings.lora_scale)],
-    ...settings.loras.map((lora) => [lora.name, short(lora.scale)]),
+    ["UNO strength", settings.lora_scale],
+    ...settings.loras.map((lora) => [lora.name, lora.scale]),
   ];
   if (settings.references.length)
-    rows.push(["References", `${settings.ref_size ?? "auto"} px, ${PLACEMENT[settings.pe] ?? settings.pe}`]);
+    rows.push(["References", `${settings.ref_size} px, ${PLACEMENT[settings.pe] ?? settings.pe}`]);
+  rows.push(["Memory", settings.memory]);
   return make(
     "dl",
     { class: "settings" },

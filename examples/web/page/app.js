@@ -15,6 +15,7 @@ import { showProgress } from "./progress.js";
 import { References } from "./references.js";
 import { Settings } from "./settings.js";
 import { Stage, stageJob } from "./stage.js";
+import { watchStorage } from "./storage.js";
 import { Viewer } from "./viewer.js";
 
 onTokenWanted(askToken);
@@ -44,6 +45,7 @@ function begin(model) {
   listenForGenerate(jobs, settings, references);
   followJump(jobs);
   watchModel(model);
+  watchStorage();
   byId("connection-retry").addEventListener("click", () => jobs.retry());
   jobs.start();
   get("/api/examples").then(

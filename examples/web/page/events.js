@@ -60,6 +60,8 @@ export class EventStream {
   #failures = 0;
   #isLocked = false;
   #wake = () => {};
+  /** Ends the run under way; null where there is none. */
+  #end = null;
 
   constructor(path, handlers) {
     this.#path = path;
@@ -69,19 +71,37 @@ export class EventStream {
     document.addEventListener("visibilitychange", hurry);
   }
 
-  /** Connects, for as long as the page is open. */
+  get isRunning() {
+    return this.#end !== null;
+  }
+
+  /** Connects, and again whenever the connection ends, until `stop`. */
   async run() {
+    this.stop();
+    const end = new AbortController();
+    this.#end = end;
+    this.#failures = 0;
     for (;;) {
-      const error = await this.#once();
+      const error = await this.#once(end.signal);
+      if (end.signal.aborted) return;
       this.#isLocked = error instanceof ApiError && error.status === 401;
-      // Half of the wait is random, so that many tabs do not come back at once.
+      // Half of the wait is random, so that many browsers do not come back at once.
       const wait = Math.min(LONGEST_WAIT, 1000 * 2 ** this.#failures++) * (0.5 + Math.random() / 2);
       this.#handlers.onState(this.#isLocked ? "locked" : "lost", wait);
+      if (end.signal.aborted) return;
       await new Promise((resolve) => {
         this.#wake = resolve;
         if (!this.#isLocked) setTimeout(resolve, wait);
       });
+      if (end.signal.aborted) return;
     }
+  }
+
+  /** Closes the connection, and opens none until the next `run`. */
+  stop() {
+    this.#end?.abort();
+    this.#end = null;
+    this.#wake();
   }
 
   /** Tries again now, if it waits. */
@@ -90,15 +110,17 @@ export class EventStream {
   }
 
   /** One connection, from its beginning to its end; what ended it. */
-  async #once() {
+  async #once(end) {
     const controller = new AbortController();
+    const signal = AbortSignal.any([controller.signal, end]);
     let silence;
     const heard = () => {
       clearTimeout(silence);
       silence = setTimeout(() => controller.abort(), SILENCE);
     };
     try {
-      const answer = await request(this.#path, { headers: { Accept: "text/event-stream" }, signal: controller.signal });
+      const answer = await request(this.#path, { headers: { Accept: "text/event-stream" }, signal });
+      if (end.aborted) return null;
       this.#failures = 0;
       this.#handlers.onState("open", 0);
       const parser = new EventStreamParser();
@@ -106,7 +128,7 @@ export class EventStream {
       for (;;) {
         heard();
         const { done, value } = await reader.read();
-        if (done) return null;
+        if (done || end.aborted) return null;
         for (const event of parser.push(value)) this.#handlers.onEvent(event);
       }
     } catch (error) {

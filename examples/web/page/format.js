@@ -39,18 +39,3 @@ export const size = (width, height) => `${width} × ${height}`;
 
 /** "1 picture", "2 pictures". */
 export const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
-
-/** A number without needless digits. */
-export const short = (number) => String(Math.round(Number(number) * 100) / 100);
-
-/** The settings of a job in one line. */
-export function settingsLine(settings) {
-  const parts = [
-    size(settings.width, settings.height),
-    count(settings.num_steps, "step"),
-    `guidance ${short(settings.guidance)}`,
-  ];
-  if (settings.lora_scale !== 1) parts.push(`UNO ${short(settings.lora_scale)}`);
-  for (const lora of settings.loras ?? []) if (lora.scale !== 0) parts.push(`${lora.name} ${short(lora.scale)}`);
-  return parts.join(" · ");
-}

@@ -1,8 +1,8 @@
 // The jobs of the server, as this page knows them: the list, brought up to date by events.
 
 import { forgetPicture, get, parse } from "./api.js";
-import { EventStream } from "./events.js";
 import { once } from "./dom.js";
+import { SharedStream } from "./shared.js";
 
 const PAGE = 24;
 const RANK = { queued: 0, running: 1, done: 2, failed: 2, cancelled: 2 };
@@ -23,16 +23,19 @@ export class Jobs {
   /** Whether the list has been read. */
   isLoaded = false;
 
-  /** `onState` as of `EventStream`. `onListError` gets what kept the list from being read. */
+  /** `onState` as of `SharedStream`. `onListError` gets what kept the list from being read. */
   constructor({ onState, onListError }) {
-    this.#stream = new EventStream("/api/events", {
+    this.#stream = new SharedStream("/api/events", {
       onEvent: (event) => this.#take(event),
       onState: (state, wait) => {
         onState(state, wait);
-        // What happened while there was no connection is in the list.
+        // What happened while there was no stream, or between two, is in the list.
         if (state === "open") this.#reload().catch(onListError);
       },
+      // The title of a tab in the background shows how far a job is.
+      isWanted: () => [...this.#jobs.values()].some((job) => !hasEnded(job)),
     });
+    this.onChange(() => this.#stream.adjust());
   }
 
   start() {

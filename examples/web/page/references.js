@@ -8,6 +8,7 @@ import { clearErrors } from "./fields.js";
 import { bytes, size } from "./format.js";
 import { cropNote } from "./sizes.js";
 import { letDrag } from "./reorder.js";
+import { inTurn } from "./turns.js";
 
 export class References {
   #model;
@@ -104,7 +105,8 @@ export class References {
       try {
         const most = this.#model.limits.upload_bytes;
         if (file.size > most) throw new Error(`has ${bytes(file.size)}, wanted at most ${bytes(most)}`);
-        Object.assign(item, await upload(file, item.controller.signal));
+        const { signal } = item.controller;
+        Object.assign(item, await inTurn("upload", () => upload(file, signal), signal));
       } catch (error) {
         if (item.controller.signal.aborted) return true;
         this.#items = this.#items.filter((other) => other !== item);
@@ -206,8 +208,11 @@ export class References {
     if (item.key === key) return;
     item.key = key;
     try {
-      const answer = await request(`/api/references/${encodeURIComponent(item.id)}/preview?${key}`);
-      const url = URL.createObjectURL(await answer.blob());
+      const path = `/api/references/${encodeURIComponent(item.id)}/preview?${key}`;
+      const look = async () => (item.key === key ? (await request(path)).blob() : null);
+      const seen = await inTurn("preview", look);
+      if (seen === null) return;
+      const url = URL.createObjectURL(seen);
       if (item.key !== key || !this.#items.includes(item)) return URL.revokeObjectURL(url);
       if (item.url) URL.revokeObjectURL(item.url);
       item.url = url;

@@ -3,7 +3,7 @@
 import { choose, chosen, countChoices, loraRow, ratioChoices } from "./choices.js";
 import { byId, kept, make, once } from "./dom.js";
 import { clearErrors, couple, decimal, FieldError, whole } from "./fields.js";
-import { short, size } from "./format.js";
+import { size } from "./format.js";
 import { ratioOf, sizeOf } from "./sizes.js";
 
 /** Inputs whose text is kept as it is. */
@@ -58,9 +58,9 @@ export class Settings {
       height: defaults.height,
       num_images: 1,
       num_steps: defaults.num_steps,
-      guidance: short(defaults.guidance),
+      guidance: String(defaults.guidance),
       seed: "",
-      lora_scale: short(defaults.lora_scale),
+      lora_scale: String(defaults.lora_scale),
       loras: Object.fromEntries(loras.map((lora) => [lora.name, lora.scale])),
       ref_size: "",
       pe: defaults.pe,
@@ -108,17 +108,19 @@ export class Settings {
     const known = new Set(loras.map((lora) => lora.name));
     const missing = settings.loras.filter((lora) => !known.has(lora.name)).map((lora) => `the LoRA ${lora.name}`);
     if (!memory.includes(settings.memory)) missing.push(`memory ${settings.memory}`);
+    const { length } = settings.references;
+    if (length > limits.references) missing.push(`${length - limits.references} of ${length} references`);
     if (settings.num_images > limits.images) missing.push(`${settings.num_images} pictures`);
     const ratio = ratioOf(settings.width, settings.height, this.#model);
     this.write({
       ...settings,
       ratio,
       num_images: picture ? 1 : Math.min(settings.num_images, limits.images),
-      guidance: short(settings.guidance),
-      lora_scale: short(settings.lora_scale),
+      guidance: String(settings.guidance),
+      lora_scale: String(settings.lora_scale),
       seed: String(picture?.seed ?? settings.seed),
       loras: Object.fromEntries(settings.loras.map((lora) => [lora.name, lora.scale])),
-      ref_size: settings.ref_size === this.#refSizeOf(settings.references.length) ? "" : (settings.ref_size ?? ""),
+      ref_size: settings.ref_size === this.#refSizeOf(length) ? "" : (settings.ref_size ?? ""),
       memory: memory.includes(settings.memory) ? settings.memory : this.#model.defaults.memory,
     });
     return missing;

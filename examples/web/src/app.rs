@@ -7,13 +7,12 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state, map_request, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::info;
 
-use crate::drain;
 use crate::error::{ApiError, Result};
 use crate::guard::{self, Guard};
 use crate::metrics::Metrics;
@@ -23,6 +22,7 @@ use crate::references::References;
 use crate::routes;
 use crate::settings::Limits;
 use crate::store::Store;
+use crate::{connections, drain};
 
 /// What handlers share.
 pub struct App {
@@ -50,6 +50,7 @@ pub fn router(app: Shared) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "another method is wanted; `Allow` says which")
         })
         .layer(from_fn_with_state(app.clone(), guard::check))
+        .layer(from_fn(connections::answer_in_a_crowd))
         .layer(map_request(drain::rest))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(map_response(guard::add_headers))

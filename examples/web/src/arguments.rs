@@ -40,6 +40,12 @@ pub struct Arguments {
     /// Folder for the database, references and pictures; of one server at a time
     #[arg(long, default_value = "output/web", value_name = "DIR")]
     pub data: PathBuf,
+    /// Start on pictures whose database is lost or older than they are: make the history anew from the settings beside them
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Write a copy of the database to FILE and end; a server may be at work with it (docs/serving.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "rebuild")]
+    pub backup: Option<PathBuf>,
     /// When it is stopped, seconds that the picture under way gets to be finished
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     pub grace: u64,
@@ -74,6 +80,10 @@ pub struct Arguments {
     /// Largest file of a reference: bytes, or a number with KiB, MiB or GiB
     #[arg(long, default_value = "20MiB", value_name = "SIZE", help_heading = "Limits")]
     pub max_upload: Bytes,
+    /// Most connections of one address (0: any number), also of those of this machine; by default 128 of each address of other
+    /// machines
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub max_connections_per_address: Option<u32>,
 
     /// Folder of the model
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -104,7 +114,7 @@ pub struct Arguments {
     pub lora_scale: f64,
     /// A further LoRA that jobs may use, with the name that they use it by and its factor where they name none; may be given
     /// several times
-    #[arg(long, num_args = 1, value_name = "NAME=FILE[@SCALE]", help_heading = "Model")]
+    #[arg(long, num_args = 1, value_name = "NAME=PATH[@SCALE]", help_heading = "Model")]
     pub add_lora: Vec<AddedLora>,
     /// Fetch what is missing from the Hugging Face hub (up to 37 GB, kept in HF_HOME)
     #[arg(long, help_heading = "Model")]
@@ -207,7 +217,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    fn float(self) -> FloatDType {
+    pub fn float(self) -> FloatDType {
         match self {
             Self::F32 => FloatDType::F32,
             Self::F16 => FloatDType::F16,
@@ -273,16 +283,6 @@ impl Arguments {
              everybody; set {TOKEN_VARIABLE}, or leave out --host to listen on this machine only"
         );
         Ok(SocketAddr::new(host, self.port))
-    }
-
-    /// The number format: asked for, else what suits the device.
-    pub fn float_dtype(&self) -> FloatDType {
-        let default = match self.device.to_ascii_lowercase().split(':').next() {
-            Some("cuda" | "rocm") => Dtype::Bf16,
-            Some("vulkan" | "wgpu" | "metal") => Dtype::F16,
-            _ => Dtype::F32,
-        };
-        self.dtype.unwrap_or(default).float()
     }
 
     /// Where the model is to be looked for.

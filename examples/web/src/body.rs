@@ -51,7 +51,11 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let Object(value) = serde_path_to_error::deserialize(&mut *json).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
-        let text = inner.to_string();
+        // What Rust calls them is of no use to a client.
+        let whole = "a whole number from 0 on";
+        let text = ["usize", "u64", "u32"].iter().fold(inner.to_string(), |text, kind| {
+            text.replace(&format!("expected {kind}"), &format!("expected {whole}"))
+        });
         if !inner.is_data() {
             return ApiError::invalid(format!("the body is no JSON: {text}"));
         }

@@ -9,6 +9,9 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::body::Json;
+use crate::connections::Crowd;
+use crate::disk::Unwritable;
+use crate::store::StoreError;
 
 /// Shorthand for results of handlers.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -78,6 +81,19 @@ impl ApiError {
         Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
+    /// The client has no ordinary connection, for this reason.
+    pub fn too_many_connections(crowd: Crowd) -> Self {
+        let (status, message) = match crowd {
+            Crowd::Server => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too many connections are open; try again soon")
+            }
+            Crowd::Address => {
+                (StatusCode::TOO_MANY_REQUESTS, "too many connections from your address are open; close some")
+            }
+        };
+        Self { retry_after: Some(1), ..Self::new(status, message) }
+    }
+
     /// The server takes no more jobs.
     pub fn is_stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping; try again when it is back")
@@ -97,6 +113,10 @@ impl ApiError {
     #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
     }
 
     pub fn message(&self) -> &str {
@@ -146,9 +166,18 @@ impl From<uno_models::Error> for ApiError {
     }
 }
 
-impl From<rusqlite::Error> for ApiError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::internal(format_args!("database: {error}"))
+impl From<Unwritable> for ApiError {
+    fn from(error: Unwritable) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unwritable(error) => error.into(),
+            StoreError::Database(_) => Self::internal(error),
+        }
     }
 }
 

@@ -7,10 +7,14 @@
 
 mod app;
 mod arguments;
+mod backup;
 mod body;
+mod connections;
+mod disk;
 mod downloads;
 mod drain;
 mod error;
+mod folder;
 mod guard;
 mod halt;
 mod job;
@@ -21,6 +25,7 @@ mod plan;
 mod png;
 mod progress;
 mod queue;
+mod rebuild;
 mod references;
 mod routes;
 mod serve;
@@ -38,6 +43,7 @@ use tokio::sync::{Semaphore, watch};
 
 use app::App;
 use arguments::Arguments;
+use connections::ConnectionLimits;
 use guard::Guard;
 use metrics::Metrics;
 use model::Model;
@@ -59,6 +65,12 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    if let Some(file) = &arguments.backup {
+        let jobs = backup::backup(&arguments.data, file)?;
+        println!("{}: the database with {jobs} jobs", file.display());
+        return Ok(());
+    }
+
     // 1. What can be checked before anything is opened.
     let token = arguments.token()?;
     let address = arguments.address(token.as_ref())?;
@@ -71,12 +83,12 @@ fn run(arguments: Arguments) -> Result<()> {
     let listener = std::net::TcpListener::bind(address).with_context(|| {
         format!("cannot listen on {address}; is another server there? --port takes another port")
     })?;
-    let store = Arc::new(Store::open(&arguments.data)?);
+    let store = Arc::new(Store::open(&arguments.data, arguments.rebuild)?);
     let references = Arc::new(References::new(store.clone(), arguments.max_upload.0));
-    store
-        .remove_strays()
-        .and_then(|()| references.remove_strays())
-        .context("the data folder cannot be read")?;
+    if arguments.rebuild {
+        rebuild::rebuild(&store, &references, &arguments.add_lora)?;
+    }
+    store.tidy()?;
 
     // 3. The queue with what an earlier server left, and the thread that works at it.
     let (model, metrics) = (Arc::new(Model::open(&arguments)?), Arc::new(Metrics::default()));
@@ -93,12 +105,13 @@ fn run(arguments: Arguments) -> Result<()> {
 
     // 4. Requests, until a signal.
     let (close, closing) = watch::channel(false);
+    let limits = ConnectionLimits::new(arguments.max_connections_per_address);
     let app = Arc::new(App {
         queue: queue.clone(),
-        store,
+        store: store.clone(),
         references: references.clone(),
         model,
-        metrics,
+        metrics: metrics.clone(),
         limits: Limits::new(&arguments),
         guard: Guard::new(token, arguments.allow_host),
         closing: closing.clone(),
@@ -112,7 +125,9 @@ fn run(arguments: Arguments) -> Result<()> {
         let mut out = std::io::stdout();
         writeln!(out, "http://{local}").and_then(|()| out.flush())?;
         tokio::spawn(references::sweep_for_ever(references));
+        tokio::spawn(disk::look_for_ever(store, metrics));
         tokio::spawn(stop::on_signal(queue, worker, arguments.grace, close));
-        serve::run(listener, app::router(app), closing).await
+        serve::run(listener, app::router(app), limits, closing).await;
+        Ok(())
     })
 }

@@ -20,6 +20,8 @@ pub struct Metrics {
     step: Histogram,
     requests: Family<Answer, Counter>,
     resident: Gauge<u64, AtomicU64>,
+    writable: Gauge,
+    free: Gauge<u64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -46,6 +48,8 @@ impl Default for Metrics {
             step: seconds(),
             requests: Family::default(),
             resident: Gauge::default(),
+            writable: Gauge::default(),
+            free: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("jobs", "Jobs by how they ended", metrics.jobs.clone());
@@ -61,6 +65,10 @@ impl Default for Metrics {
         registry.register("http_requests", "Requests by path and status", metrics.requests.clone());
         let help = "Resident memory of the process";
         registry.register_with_unit("resident_memory", help, Unit::Bytes, metrics.resident.clone());
+        let help = "Whether the data folder can be written to";
+        registry.register("storage_writable", help, metrics.writable.clone());
+        let help = "Space that is free for the data folder";
+        registry.register_with_unit("storage_free", help, Unit::Bytes, metrics.free.clone());
         metrics
     }
 }
@@ -95,6 +103,12 @@ impl Metrics {
         self.requests.get_or_create(&answer).inc();
     }
 
+    /// Whether the data folder can be written to, and how many bytes are free there, where the system tells.
+    pub fn set_disk(&self, is_writable: bool, free: Option<u64>) {
+        self.writable.set(i64::from(is_writable));
+        self.free.set(free.unwrap_or(0));
+    }
+
     /// Everything in the text format of OpenMetrics.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         self.resident.set(uno_models::memory::resident().unwrap_or(0));
@@ -113,6 +127,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.job_ended("done");
         metrics.set_queue(3, 1);
+        metrics.set_disk(true, Some(4096));
         metrics.picture_made(2.5);
         metrics.step_done(0.1);
         metrics.request_answered("GET", "/api/jobs/{id}", 200);
@@ -121,6 +136,8 @@ mod tests {
             "uno_web_jobs_total{end=\"done\"} 1",
             "uno_web_jobs_waiting 3",
             "uno_web_picture_seconds_sum 2.5",
+            "uno_web_storage_writable 1",
+            "uno_web_storage_free_bytes 4096",
             "uno_web_step_seconds_count 1",
             "uno_web_http_requests_total{method=\"GET\",path=\"/api/jobs/{id}\",status=\"200\"} 1",
             "# EOF",

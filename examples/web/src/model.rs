@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tracing::{info, warn};
-use uno_core::device::{self, check_dtype, is_cpu};
+use uno_core::device::{self, Backend, Opened, check_dtype};
+use uno_core::lora;
 use uno_core::preview::LatentPreview;
 use uno_core::traits::Observer;
 use uno_core::vae::AutoEncoderConfig;
-use uno_core::weights::{Checkpoint, Storage};
+use uno_core::weights::Checkpoint;
 use uno_models::checkpoint::{EMBEDDED, discover, embedded};
 use uno_models::components::{ModelSource, PipelineOptions, load};
 use uno_models::memory::{Budget, Geometry, Plan, resident};
@@ -19,7 +20,7 @@ use uno_models::unope::UnoPe;
 use uno_models::{Request, UnoPipeline};
 use utoipa::ToSchema;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Dtype};
 use crate::downloads::Downloads;
 use crate::error::ApiError;
 use crate::job::{JobSettings, LoraScale, Placement};
@@ -39,7 +40,7 @@ pub struct Model {
     loras: Vec<LoraScale>,
     codec: AutoEncoderConfig,
     options: PipelineOptions,
-    device: String,
+    device: Opened,
     defaults: ModelDefaults,
     /// The bounds on memory that jobs may choose.
     budgets: Vec<(String, Budget)>,
@@ -107,7 +108,7 @@ impl Model {
     ///
     /// A device that does not answer, and files that are missing or not what they should be.
     pub fn open(arguments: &Arguments) -> Result<Self> {
-        let device = device::open(&arguments.device)?;
+        let device = device::open_named(&arguments.device)?;
         let files = arguments.checkpoint();
         let source = if files.names_anything() || files.allow_download {
             let files = discover(&files, &Downloads)?;
@@ -118,24 +119,23 @@ impl Model {
         } else {
             embedded()?
         };
-        let mut options = PipelineOptions::new(&device);
-        options.dtype = arguments.float_dtype();
-        check_dtype(&device, options.dtype)?;
-        // The CPU reads weights where they are mapped; a GPU holds them, as far as the plan lets it.
-        options.storage = if is_cpu(&device) { Storage::AsStored } else { Storage::Expanded };
+        let mut options = PipelineOptions::suited_to(&device);
+        options.dtype = arguments.dtype.map_or(options.dtype, Dtype::float);
+        check_dtype(&options.device, options.dtype)?;
         let mut more_loras = Vec::new();
         let mut loras: Vec<LoraScale> = Vec::new();
-        for lora in &arguments.add_lora {
+        for added in &arguments.add_lora {
             anyhow::ensure!(
-                loras.iter().all(|other| other.name != lora.name),
+                loras.iter().all(|other| other.name != added.name),
                 "--add_lora: {:?} is the name of two LoRAs; wanted different ones",
-                lora.name
+                added.name
             );
-            more_loras.push(Checkpoint::open(&lora.path)?);
-            loras.push(LoraScale { name: lora.name.clone(), scale: lora.scale });
+            more_loras.push(lora::open(&added.path)?);
+            loras.push(LoraScale { name: added.name.clone(), scale: added.scale });
         }
-        let budgets = budgets(arguments.memory, is_cpu(&device));
-        let is_measured = arguments.memory == Budget::Auto && is_cpu(&device);
+        let on_cpu = device.backend == Backend::Cpu;
+        let budgets = budgets(arguments.memory, on_cpu);
+        let is_measured = arguments.memory == Budget::Auto && on_cpu;
         let made_for = source.defaults();
         let request = Request::with_defaults("", made_for);
         let defaults = ModelDefaults {
@@ -154,7 +154,7 @@ impl Model {
             more_loras,
             loras,
             options,
-            device: arguments.device.clone(),
+            device,
             defaults,
             budgets,
             budget_from: is_measured.then_some("nine tenths of what was free when the server started"),
@@ -177,8 +177,8 @@ impl Model {
         }
     }
 
-    /// The device, by the name that it was opened with.
-    pub fn device(&self) -> &str {
+    /// The device that was opened.
+    pub fn device(&self) -> &Opened {
         &self.device
     }
 
@@ -320,8 +320,7 @@ impl Model {
             }
             let (source, mut options) = (self.source(&selection), self.options(&selection));
             plan.apply(&mut options);
-            let mut info = ModelInfo::new(&source, &options, &self.device);
-            info.lora_merged = plan.merge_lora;
+            let info = ModelInfo::new(&source, &options, &self.device);
             let pipeline = load(&source, &options, observer)?;
             if self.preview.get().is_none() {
                 match LatentPreview::fit(pipeline.codec(), &options.device) {

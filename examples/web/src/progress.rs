@@ -15,6 +15,7 @@ use uno_core::preview::{LatentPreview, expected_clean};
 use uno_core::sampling::{SequenceLength, schedule};
 use uno_core::traits::{Event, Observer};
 
+use crate::disk::Trouble;
 use crate::halt::Halt;
 use crate::job::{Job, JobId, Preview, Progress};
 use crate::metrics::Metrics;
@@ -121,6 +122,16 @@ impl Watch {
             state.pace.between = Some(state.since.elapsed().as_secs_f64());
         }
         (state.picture, state.step, state.before) = (picture, 0, None);
+    }
+
+    /// A finished picture waits for the disk.
+    pub fn wait_for_disk(&self, trouble: &Trouble) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stage = match trouble {
+            Trouble::Full => "waiting for space on the disk".to_owned(),
+            _ => "waiting for the disk".to_owned(),
+        };
+        self.tell(&mut state);
     }
 
     fn tell(&self, state: &mut State) {

@@ -8,18 +8,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::disk::Trouble;
 use crate::error::{ApiError, Result};
 use crate::halt::{Halt, Reason};
 use crate::job::{Job, JobId, JobSettings, Preview, Progress, State, now};
 use crate::metrics::Metrics;
-use crate::store::{Inserted, Store};
+use crate::store::{Inserted, Store, StoreError};
 
 /// Changes that a slow listener may be behind; then it is told that it has missed some.
 const UPDATES: usize = 256;
 /// How long the worker waits after an error of the database.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How often the worker looks whether the disk takes what it has to write.
+pub const LOOK: Duration = Duration::from_millis(500);
 /// Seconds until a full queue may have room, where nothing was measured yet.
 const UNKNOWN_WAIT: f64 = 10.0;
 
@@ -70,6 +73,8 @@ struct Running {
     job: Job,
     halt: Arc<Halt>,
     since: Instant,
+    /// Whether a notice is not in the database yet.
+    has_news: bool,
 }
 
 impl Queue {
@@ -77,11 +82,14 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// A database that cannot be read.
-    pub fn open(store: Arc<Store>, metrics: Arc<Metrics>, most: usize) -> rusqlite::Result<Self> {
+    /// A database that cannot be read or written to.
+    pub fn open(store: Arc<Store>, metrics: Arc<Metrics>, most: usize) -> Result<Self, StoreError> {
         let waiting = VecDeque::from(store.recover()?);
         if !waiting.is_empty() {
             info!(jobs = waiting.len(), "the queue of the last time goes on");
+        }
+        if let Err(error) = store.folder().mark_at_work() {
+            warn!("that work begins cannot be recorded: {error}; a crash may count as a stop");
         }
         metrics.set_queue(waiting.len(), 0);
         Ok(Self {
@@ -116,7 +124,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// A full queue, a server that stops, references that have gone in the meantime.
+    /// A full queue, a server that stops, references that have gone in the meantime, a disk that cannot be written to.
     pub fn submit(&self, settings: JobSettings, attached: bool) -> Result<Job> {
         let id = JobId::random()?;
         let mut jobs = self.lock();
@@ -125,6 +133,9 @@ impl Queue {
         }
         if jobs.waiting.len() >= self.most {
             return Err(ApiError::queue_is_full(jobs.waiting.len(), jobs.seconds_until_room()));
+        }
+        if let Some(unwritable) = self.store.disk().unwritable() {
+            return Err(unwritable.into());
         }
         let created = now();
         if let Inserted::NoReference(id) = self.store.insert_job(&id, &settings, created, attached)? {
@@ -227,16 +238,18 @@ impl Queue {
         if !job.state.has_ended() {
             return Err(ApiError::conflict(format!("the job is {}; cancel it first", job.state.name())));
         }
-        self.store.remove_job(id)?;
+        if let Err(error) = self.store.remove_job(id) {
+            let StoreError::Unwritable(unwritable) = &error else { return Err(error.into()) };
+            if unwritable.trouble != Trouble::Full {
+                return Err(error.into());
+            }
+            // Even to forget a job takes space: its pictures, which are to go anyway, make some.
+            self.store.folder().remove_pictures(id)?;
+            self.store.remove_job(id)?;
+        }
         self.tell(Update::Removed(id.clone()));
         drop(jobs);
-        match std::fs::remove_dir_all(self.store.pictures_of(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                // What is left is removed when the server starts.
-                error!("pictures of {id} cannot be removed: {error}");
-            }
-            _ => {}
-        }
+        self.store.remove_pictures(id);
         Ok(())
     }
 
@@ -271,24 +284,37 @@ impl Queue {
             if jobs.is_stopping {
                 return None;
             }
-            let Some(job) = jobs.waiting.pop_front() else {
+            let Some(job) = jobs.waiting.front() else {
                 jobs = self.work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let started = job.started.unwrap_or_else(now);
-            if let Err(error) = self.store.begin(&job.id, started) {
-                error!("database: {error}; the queue waits");
-                jobs.waiting.push_front(job);
-                jobs = self.work.wait_timeout(jobs, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+            if self.store.disk().trouble().is_some() {
+                jobs = self.wait(jobs, LOOK);
                 continue;
             }
+            let started = job.started.unwrap_or_else(now);
+            match self.store.begin(&job.id, started) {
+                Ok(()) => {}
+                Err(StoreError::Unwritable(_)) => continue,
+                Err(error) => {
+                    error!("{error}; the queue waits");
+                    jobs = self.wait(jobs, PAUSE);
+                    continue;
+                }
+            }
+            let Some(job) = jobs.waiting.pop_front() else { continue };
             let job = Job { state: State::Running, started: Some(started), ..job };
             let halt = Arc::new(Halt::default());
-            jobs.running = Some(Running { job: job.clone(), halt: halt.clone(), since: Instant::now() });
+            let since = Instant::now();
+            jobs.running = Some(Running { job: job.clone(), halt: halt.clone(), since, has_news: false });
             self.metrics.set_queue(jobs.waiting.len(), 1);
             self.tell(Update::Job(Arc::new(job.clone())));
             return Some((job, halt));
         }
+    }
+
+    fn wait<'a>(&self, jobs: MutexGuard<'a, Jobs>, time: Duration) -> MutexGuard<'a, Jobs> {
+        self.work.wait_timeout(jobs, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The running job has come so far.
@@ -320,7 +346,11 @@ impl Queue {
             return Ok(());
         }
         running.job.notices.push(text.to_owned());
-        self.store.set_notices(&running.job.id, &running.job.notices)?;
+        match self.store.set_notices(&running.job.id, &running.job.notices) {
+            // It is recorded with the next picture.
+            Err(StoreError::Unwritable(_)) => running.has_news = true,
+            result => result?,
+        }
         self.tell(Update::Job(Arc::new(running.job.clone())));
         Ok(())
     }
@@ -330,23 +360,41 @@ impl Queue {
     /// # Errors
     ///
     /// A database that cannot be written to.
-    pub fn set_pictures(&self, count: usize) -> Result<()> {
+    pub fn set_pictures(&self, count: usize) -> Result<(), StoreError> {
         let mut jobs = self.lock();
         let Some(running) = &mut jobs.running else { return Ok(()) };
+        if running.has_news {
+            self.store.set_notices(&running.job.id, &running.job.notices)?;
+            running.has_news = false;
+        }
         self.store.set_pictures(&running.job.id, count)?;
         running.job.pictures = Job::pictures_of(&running.job.id, &running.job.settings, count);
         self.tell(Update::Job(Arc::new(running.job.clone())));
         Ok(())
     }
 
-    /// Work at the running job has ended.
+    /// Work at the running job has ended. Waits until the disk takes that, or the server stops.
     pub fn finish(&self, outcome: &Outcome) {
+        let finished = now();
         let mut jobs = self.lock();
+        loop {
+            let Some(Running { job, has_news, .. }) = &jobs.running else { return };
+            let news = if *has_news { self.store.set_notices(&job.id, &job.notices) } else { Ok(()) };
+            let recorded = news.and_then(|()| match outcome {
+                Outcome::HandedBack => self.store.hand_back(&job.id),
+                Outcome::Done => self.store.end(&job.id, State::Done, None, finished),
+                Outcome::Cancelled => self.store.end(&job.id, State::Cancelled, None, finished),
+                Outcome::Failed(error) => self.store.end(&job.id, State::Failed, Some(error), finished),
+            });
+            match recorded {
+                Err(StoreError::Unwritable(_)) if !jobs.is_stopping => jobs = self.wait(jobs, LOOK),
+                recorded => break self.log(recorded),
+            }
+        }
         let Some(Running { mut job, since, .. }) = jobs.running.take() else { return };
         job.progress = None;
         let (state, error) = match outcome {
             Outcome::HandedBack => {
-                self.log(self.store.hand_back(&job.id));
                 job.state = State::Queued;
                 jobs.waiting.push_front(job);
                 if let Some(job) = jobs.waiting_at(0) {
@@ -358,8 +406,6 @@ impl Queue {
             Outcome::Cancelled => (State::Cancelled, None),
             Outcome::Failed(error) => (State::Failed, Some(error.clone())),
         };
-        let finished = now();
-        self.log(self.store.end(&job.id, state, error.as_deref(), finished));
         if state == State::Done {
             let seconds = since.elapsed().as_secs_f64();
             let before = jobs.seconds_per_job.unwrap_or(seconds);
@@ -371,9 +417,9 @@ impl Queue {
         self.tell_moved(&jobs);
     }
 
-    fn log(&self, result: rusqlite::Result<()>) {
+    fn log(&self, result: Result<(), StoreError>) {
         if let Err(error) = result {
-            error!("database: {error}; the job is as it was when the server is started next");
+            error!("{error}; the job is as it was when the server is started next");
         }
     }
 
@@ -394,6 +440,13 @@ impl Queue {
     pub fn interrupt(&self) {
         if let Some(running) = &self.lock().running {
             running.halt.set(Reason::Stopping);
+        }
+    }
+
+    /// Records that the server has stopped in good order, so that jobs it worked at do not count as its end.
+    pub fn mark_stopped(&self) {
+        if let Err(error) = self.store.folder().mark_stopped() {
+            warn!("that the server stops cannot be recorded: {error}; it may count as a crash");
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::ensure;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -13,10 +14,12 @@ use uno_models::output::write_atomically;
 use uno_models::picture::{DecodeOptions, Picture};
 use uno_models::preprocess::preprocess_ref;
 
+use crate::disk::Trouble;
 use crate::error::{ApiError, Result};
+use crate::folder::sync;
 use crate::job::{Reference, hex, is_hex, now};
 use crate::png::encode_png;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Most pixels of an upload: a photo of 64 megapixels takes 200 MB while it is decoded.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -42,7 +45,7 @@ impl References {
     pub fn new(store: Arc<Store>, max_bytes: u64) -> Self {
         let mut options = DecodeOptions::default();
         (options.max_pixels, options.max_bytes) = (MAX_PIXELS, max_bytes);
-        let folder = store.folder().join("references");
+        let folder = store.folder().references();
         Self { folder, store, options, decoders: Semaphore::new(DECODERS), files: Mutex::default() }
     }
 
@@ -50,8 +53,11 @@ impl References {
     ///
     /// # Errors
     ///
-    /// What is no picture, a damaged one, or one with too many pixels.
+    /// What is no picture, a damaged one, or one with too many pixels; a disk that cannot be written to.
     pub async fn add(self: &Arc<Self>, bytes: Bytes) -> Result<Reference> {
+        if let Some(unwritable) = self.store.disk().unwritable() {
+            return Err(unwritable.into());
+        }
         let this = self.clone();
         self.decoding(move || this.add_blocking(&bytes)).await
     }
@@ -62,11 +68,37 @@ impl References {
         let reference = Reference { id: hex(&Sha256::digest(bytes)), width, height };
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(&reference.id);
-        if !path.exists() {
-            write_atomically(&path, |file| file.write_all(bytes)).map_err(ApiError::internal)?;
+        let is_new = !holds_its_name(&path, &reference.id).unwrap_or(false);
+        if is_new {
+            self.put_aside(&reference.id)?;
+            let written = write_atomically(&path, |file| file.write_all(bytes)).and_then(|()| {
+                // What the client is told is here survives a failure of the machine.
+                sync(&path).map_err(|source| uno_models::Error::Write { path: path.clone(), source })
+            });
+            written.map_err(|error| match Trouble::of_write(&error) {
+                Some(trouble) => self.store.disk().note(trouble).into(),
+                None => ApiError::internal(error),
+            })?;
         }
-        self.store.insert_reference(&reference)?;
+        if let Err(error) = self.store.insert_reference(&reference) {
+            // Written just now, under this lock: nobody else has it.
+            if is_new {
+                remove(&path);
+            }
+            return Err(error.into());
+        }
         Ok(reference)
+    }
+
+    /// Moves away what has the name of a reference and is something else.
+    fn put_aside(&self, id: &str) -> Result<()> {
+        let name = Path::new("references").join(id);
+        let moved =
+            self.store.folder().put_aside(&[name], "it is not what its name says, and that was uploaded");
+        moved.map(drop).map_err(|error| match Trouble::of_io(&error) {
+            Some(trouble) => self.store.disk().note(trouble).into(),
+            None => ApiError::internal(error),
+        })
     }
 
     /// The record of a reference, which counts as used now.
@@ -117,37 +149,68 @@ impl References {
         tokio::task::spawn_blocking(f).await.map_err(ApiError::internal)?
     }
 
-    /// Removes references that were of no use for a day.
+    /// Width and height of a file of this name whose content is that of its name; for what no record says.
+    ///
+    /// # Errors
+    ///
+    /// There is none, it holds something else, or is no picture.
+    pub fn size_of(&self, id: &str) -> anyhow::Result<(u32, u32)> {
+        let path = self.path(id);
+        ensure!(
+            is_hex(id, 64) && holds_its_name(&path, id)?,
+            "{}: is not what its name says",
+            path.display()
+        );
+        Ok(Picture::open(&path, &self.options)?.size())
+    }
+
+    /// Removes references that were of no use for a day: uploads that no job has, and no picture that is found in the folder.
     pub fn sweep(&self) {
+        self.sweep_before(now() - KEPT.as_secs_f64());
+    }
+
+    pub fn sweep_before(&self, before: f64) {
         let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.store.forget_references(now() - KEPT.as_secs_f64()) {
-            Ok(forgotten) => {
-                for id in &forgotten {
-                    remove(&self.path(id));
-                }
-                if !forgotten.is_empty() {
-                    info!(count = forgotten.len(), "references that no job has were removed");
+        let mut removed = 0;
+        let mut forget = || {
+            let wanted = self.store.strays().wanted.clone();
+            for id in self.store.idle_references(before)?.iter().filter(|id| !wanted.contains(*id)) {
+                if self.store.forget_reference(id, before)? {
+                    removed += usize::from(self.remove_own(id));
                 }
             }
-            Err(error) => warn!("references cannot be looked through: {error}"),
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = forget() {
+            warn!("references cannot be looked through: {error}");
+        }
+        if removed > 0 {
+            info!(count = removed, "references that no job has were removed");
         }
     }
 
-    /// Removes files without a record, which a server leaves that ends in the midst of an upload.
-    pub fn remove_strays(&self) -> rusqlite::Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let is_known = match name.to_str().filter(|name| is_hex(name, 64)) {
-                Some(id) => self.store.has_reference(id)?,
-                None => false,
-            };
-            if !is_known {
-                remove(&entry.path());
+    /// Removes the file of a reference, if it holds what was uploaded; whether it is gone.
+    fn remove_own(&self, id: &str) -> bool {
+        let path = self.path(id);
+        match holds_its_name(&path, id) {
+            Ok(true) => remove(&path),
+            Ok(false) => {
+                warn!("{}: left as it is, since it is not what was uploaded", path.display());
+                false
+            }
+            Err(error) => {
+                warn!("{} cannot be read: {error}", path.display());
+                false
             }
         }
-        Ok(())
     }
+}
+
+/// Whether a file is named by the SHA-256 of what is in it, as references are.
+fn holds_its_name(path: &Path, id: &str) -> std::io::Result<bool> {
+    let mut hash = Sha256::new();
+    std::io::copy(&mut fs::File::open(path)?, &mut hash)?;
+    Ok(hex(&hash.finalize()) == id && path.symlink_metadata()?.is_file())
 }
 
 /// Removes references that are of no use any more, for as long as the program runs.
@@ -161,10 +224,13 @@ pub async fn sweep_for_ever(references: Arc<References>) {
     }
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
+/// Whether the file is gone.
+fn remove(path: &Path) -> bool {
+    let removed = fs::remove_file(path);
+    if let Err(error) = &removed {
         warn!("{} cannot be removed: {error}", path.display());
     }
+    removed.is_ok()
 }
 
 #[cfg(test)]
@@ -175,7 +241,7 @@ mod tests {
     use super::*;
 
     fn references(folder: &Path) -> (Arc<Store>, Arc<References>) {
-        let store = Arc::new(Store::open(folder).unwrap());
+        let store = Arc::new(Store::open(folder, false).unwrap());
         (store.clone(), Arc::new(References::new(store, 1 << 20)))
     }
 
@@ -226,8 +292,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (_, references) = references(folder.path());
         let cut = png(40, 30).slice(..60);
-        for bytes in [Bytes::new(), Bytes::from_static(b"<svg/>"), cut] {
-            assert_eq!(references.add(bytes).await.unwrap_err().status(), StatusCode::BAD_REQUEST);
+        let mut jpeg = Vec::new();
+        let encoder = image::codecs::jpeg::JpegEncoder::new(&mut jpeg);
+        RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8; 3])).write_with_encoder(encoder).unwrap();
+        jpeg.truncate(jpeg.len() * 3 / 4);
+        for (bytes, words) in [
+            (Bytes::new(), "empty"),
+            (Bytes::from_static(b"<svg/>"), "SVG"),
+            (Bytes::from_static(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), "HEIC"),
+            (cut, "damaged"),
+            (jpeg.into(), "cut short"),
+        ] {
+            let error = references.add(bytes).await.unwrap_err();
+            assert_eq!(error.status(), StatusCode::BAD_REQUEST);
+            assert!(error.message().contains(words), "{}", error.message());
         }
         assert!(!folder.path().join("references").exists());
     }
@@ -242,19 +320,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_without_a_record_are_removed_and_others_kept() {
+    async fn only_what_was_uploaded_and_is_of_no_use_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, references) = references(folder.path());
+        let (idle, changed) =
+            (references.add(png(16, 16)).await.unwrap(), references.add(png(16, 17)).await.unwrap());
+        fs::write(references.path(&changed.id), "something else by now").unwrap();
+        let others = ["thesis.pdf".to_owned(), "half-written".to_owned(), "0".repeat(64)];
+        for name in &others {
+            fs::write(references.path(name), "mine").unwrap();
+        }
+        references.sweep();
+        assert!(references.open(&idle).is_ok(), "it is of today");
+        references.sweep_before(f64::MAX);
+        assert!(!references.path(&idle.id).exists());
+        assert_eq!(store.use_reference(&idle.id).unwrap(), None);
+        assert!(references.path(&changed.id).exists(), "it is not what was uploaded");
+        assert_eq!(references.add(png(16, 17)).await.unwrap(), changed);
+        assert!(references.open(&changed).is_ok(), "what was in its place is in the quarantine");
+        for name in &others {
+            assert_eq!(fs::read_to_string(references.path(name)).unwrap(), "mine");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_while_the_disk_takes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (store, references) = references(folder.path());
         let one = references.add(png(16, 16)).await.unwrap();
-        for stray in ["half-written", &"0".repeat(64)] {
-            fs::write(references.path(stray), "x").unwrap();
-        }
-        references.remove_strays().unwrap();
-        references.sweep();
-        assert_eq!(fs::read_dir(folder.path().join("references")).unwrap().count(), 1);
-        assert!(references.open(&one).is_ok());
-        assert_eq!(store.forget_references(f64::MAX).unwrap(), std::slice::from_ref(&one.id));
-        references.remove_strays().unwrap();
-        assert!(!references.path(&one.id).exists());
+        store.disk().note(Trouble::Full);
+        let error = references.add(png(16, 17)).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::INSUFFICIENT_STORAGE);
+        assert!(error.message().contains(" free"), "{}", error.message());
+        assert_eq!(references.find(&one.id).unwrap(), one, "what is there can be read");
     }
 }

@@ -136,11 +136,13 @@ pub fn resolve(
     limits.check_ref_size(ref_size)?;
     let found = request.references.iter().enumerate().map(|(i, id)| {
         let param = format!("references[{i}]");
-        let Ok(reference) = references.find(id) else {
-            let id: String = id.chars().take(80).collect();
-            return Err(
-                ApiError::invalid(format!("{param}: {id:?} is not here; upload it again")).with_param(param)
-            );
+        let reference = match references.find(id) {
+            Err(error) if error.is_not_found() => {
+                let id: String = id.chars().take(80).collect();
+                let message = format!("{param}: {id:?} is not here; upload it again");
+                return Err(ApiError::invalid(message).with_param(param));
+            }
+            found => found?,
         };
         let name = format!("{}… ({param})", reference.id.get(..8).unwrap_or_default());
         preprocessed_size_of(&name, (reference.width, reference.height), ref_size)

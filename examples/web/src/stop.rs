@@ -35,6 +35,7 @@ pub async fn on_signal(queue: Arc<Queue>, worker: JoinHandle<()>, grace: u64, cl
             queue.abandon();
         }
     }
+    queue.mark_stopped();
     // The receiver is gone if the listener has failed; then the end is near in any case.
     let _ = close.send(true);
 }

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use image::RgbImage;
 use tracing::{error, info};
 use uno_core::traits::Silent;
 use uno_models::output::{FileRecord, ReferenceRecord, Settings, save};
@@ -14,14 +15,16 @@ use uno_models::preprocess::preprocessed_size_of;
 use uno_models::request::Sample;
 use uno_models::{Request, UnoPipeline};
 
+use crate::disk::{Trouble, Unwritable};
+use crate::folder::sync;
 use crate::halt::{Halt, Reason};
 use crate::job::{Job, JobSettings};
 use crate::metrics::Metrics;
 use crate::model::{Loaded, Model};
 use crate::progress::Watch;
-use crate::queue::{Outcome, Queue};
+use crate::queue::{LOOK, Outcome, Queue};
 use crate::references::References;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// What the worker needs.
 pub struct Worker {
@@ -96,29 +99,103 @@ impl Worker {
         let records = self.records(settings)?;
 
         // 3. One picture after the other, each on disk before the next is begun.
-        let folder = self.store.pictures_of(&job.id);
+        let folder = self.store.folder().pictures_of(&job.id);
         for n in job.pictures.len()..settings.num_images {
-            match halt.get() {
-                Some(Reason::Cancelled) => return Ok(Outcome::Cancelled),
-                Some(Reason::Stopping) => return Ok(Outcome::HandedBack),
-                None if self.queue.is_stopping() => return Ok(Outcome::HandedBack),
-                None => {}
+            if let Some(outcome) = self.halted(halt) {
+                return Ok(outcome);
             }
             let sample =
                 Sample { prompt: settings.prompt.clone(), seed: settings.seed.wrapping_add(n as u64) };
             let mut recorded = Settings::new(&request, &sample, [settings.width, settings.height]);
             recorded = recorded.with_model(&loaded.info);
             recorded.references.clone_from(&records);
+            // What clients get tells nothing of this machine.
+            let recorded = recorded.without_folders();
             let path = folder.join(format!("{n}.png"));
             if !is_there(&path, &recorded) {
                 let start = Instant::now();
                 watch.begin_picture(n);
-                generate(&loaded.pipeline, &request, sample, &recorded, &path, &watch)?;
+                let picture = generate(&loaded.pipeline, &request, sample, &watch)?;
                 self.metrics.picture_made(start.elapsed().as_secs_f64());
+                let write = || {
+                    self.put_others_aside(job, n, &recorded)?;
+                    self.save(&path, &picture, &recorded)
+                };
+                if let Some(outcome) = self.until_written(halt, &watch, write)? {
+                    return Ok(outcome);
+                }
             }
-            self.queue.set_pictures(n + 1).map_err(|error| anyhow::anyhow!("{}", error.message()))?;
+            let record = || self.queue.set_pictures(n + 1).map_err(WriteError::from);
+            if let Some(outcome) = self.until_written(halt, &watch, record)? {
+                return Ok(outcome);
+            }
         }
         Ok(Outcome::Done)
+    }
+
+    /// How the job ends now, if it is to be stopped.
+    fn halted(&self, halt: &Halt) -> Option<Outcome> {
+        match halt.get() {
+            Some(Reason::Cancelled) => Some(Outcome::Cancelled),
+            Some(Reason::Stopping) => Some(Outcome::HandedBack),
+            None => self.queue.is_stopping().then_some(Outcome::HandedBack),
+        }
+    }
+
+    /// Repeats `write` until the disk takes it, so that a finished picture is not lost for want of space; the outcome of a job
+    /// that is stopped meanwhile.
+    fn until_written(
+        &self,
+        halt: &Halt,
+        watch: &Watch,
+        mut write: impl FnMut() -> Result<(), WriteError>,
+    ) -> Result<Option<Outcome>> {
+        loop {
+            let unwritable = match write() {
+                Ok(()) => return Ok(None),
+                Err(WriteError::Unwritable(unwritable)) => unwritable,
+                Err(WriteError::Other(error)) => return Err(error),
+            };
+            watch.wait_for_disk(&unwritable.trouble);
+            loop {
+                thread::sleep(LOOK);
+                if let Some(outcome) = self.halted(halt) {
+                    return Ok(Some(outcome));
+                }
+                if self.store.disk().trouble().is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Writes a picture, so that it is there even after the machine has failed: the database will say that it is.
+    fn save(&self, path: &Path, picture: &RgbImage, settings: &Settings) -> Result<(), WriteError> {
+        let synced = || sync(&path.with_extension("json")).and_then(|()| sync(path));
+        let saved = save(path, picture, settings).and_then(|()| {
+            synced().map_err(|source| uno_models::Error::Write { path: path.to_owned(), source })
+        });
+        saved.map_err(|error| match Trouble::of_write(&error) {
+            Some(trouble) => WriteError::Unwritable(self.store.disk().note(trouble)),
+            None => WriteError::Other(error.into()),
+        })
+    }
+
+    /// Moves away what is in the place of a picture and is another one, such as a database from before knows nothing of.
+    fn put_others_aside(&self, job: &Job, n: usize, recorded: &Settings) -> Result<(), WriteError> {
+        let folder = Path::new("pictures").join(job.id.as_str());
+        let names = ["png", "json"].map(|kind| folder.join(format!("{n}.{kind}")));
+        // What an attempt of before could not finish, for want of space.
+        if is_there(&self.store.folder().path().join(&names[0]), recorded) {
+            return Ok(());
+        }
+        let moved = self.store.folder().put_aside(&names, "another picture is made in its place");
+        moved.map(drop).map_err(|error| match Trouble::of_io(&error) {
+            Some(trouble) => WriteError::Unwritable(self.store.disk().note(trouble)),
+            None => WriteError::Other(
+                anyhow::Error::new(error).context(format!("{} is in the way of a picture", folder.display())),
+            ),
+        })
     }
 
     /// The request that all pictures of a job share; its samples are another for each.
@@ -148,30 +225,33 @@ impl Worker {
     }
 }
 
-/// Makes one picture, and saves it.
-fn generate(
-    pipeline: &UnoPipeline,
-    request: &Request,
-    sample: Sample,
-    recorded: &Settings,
-    path: &Path,
-    watch: &Watch,
-) -> Result<()> {
-    let request = Request { samples: vec![sample], ..request.clone() };
-    let generation = pipeline.generate(&request, watch)?;
-    let made = generation.pictures.first().context("the pipeline made no picture")?;
-    save(path, &made.picture, recorded)?;
-    // The database will say that it is there, even after the machine has failed.
-    let on_disk = std::fs::File::open(path).and_then(|file| file.sync_all());
-    on_disk.with_context(|| format!("cannot write {}", path.display()))
+/// Why something was not written.
+enum WriteError {
+    /// The disk does not take it; later it may.
+    Unwritable(Unwritable),
+    Other(anyhow::Error),
 }
 
-/// Whether a picture is there from a server that ended before it could say so. Whether LoRAs were merged follows from the memory
-/// that was free then, and makes no other picture.
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unwritable(unwritable) => Self::Unwritable(unwritable),
+            StoreError::Database(_) => Self::Other(error.into()),
+        }
+    }
+}
+
+/// Makes one picture.
+fn generate(pipeline: &UnoPipeline, request: &Request, sample: Sample, watch: &Watch) -> Result<RgbImage> {
+    let request = Request { samples: vec![sample], ..request.clone() };
+    let generation = pipeline.generate(&request, watch)?;
+    let made = generation.pictures.into_iter().next().context("the pipeline made no picture")?;
+    Ok(made.picture)
+}
+
+/// Whether a picture is there from a server that ended before it could say so.
 fn is_there(path: &Path, recorded: &Settings) -> bool {
-    let Ok(mut there) = Settings::read(path) else { return false };
-    there.lora_merged = recorded.lora_merged;
-    there == *recorded
+    Settings::read(path).is_ok_and(|there| there.answers(recorded))
 }
 
 /// Runs `f`; a panic is an error.

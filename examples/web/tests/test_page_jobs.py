@@ -1,8 +1,10 @@
 """The page: queue, progress, pictures and history."""
 
+import json
 import re
 
 from browser import MUG, ROBOT, add_references, cancel, finished, generate, generate_long, ready
+from conftest import ROOT
 from playwright.sync_api import expect
 
 pytest_plugins = ["browser"]
@@ -142,6 +144,50 @@ def test_settings_are_used_again_with_their_references(server, open_page):
     page.locator("#toast-undo").click()
     expect(page.locator("#prompt")).to_have_value("something else")
     expect(page.locator(".reference")).to_have_count(1)
+
+
+def test_every_setting_of_a_job_is_shown_and_used_again_as_it_is(serve, open_page):
+    lora = ROOT / "uno-models/assets/uno-tiny/dit_lora.safetensors"
+    server = serve("--add_lora", f"style={lora}@0.8", "--lora_scale", "0.875", "--max_references", 3)
+    references = [server.upload(path)["id"] for path in (MUG, ROBOT, MUG)]
+    settings = {"prompt": "a mug", "references": references, "width": 64, "height": 48, "num_steps": 3}
+    settings |= {"seed": 2**63 + 1, "guidance": 3.125, "ref_size": 48, "pe": "w", "lora_scale": 0.0625}
+    settings |= {"memory": "least", "num_images": 2}
+    settings["loras"] = [{"name": "style", "scale": -0.375}]
+    server.ended(server.post("/api/jobs", settings))
+    page = open_page(server)
+    expect(page.locator("#lora_scale")).to_have_value("0.875")
+    shown = page.locator("#stage .settings")
+    for name, value in (
+        ("Size", "64 × 48"),
+        ("Steps", "3"),
+        ("Guidance", "3.125"),
+        ("First seed", str(2**63 + 1)),
+        ("UNO strength", "0.0625"),
+        ("style", "-0.375"),
+        ("References", "48 px, columns only"),
+        ("Memory", "least"),
+    ):
+        expect(shown.locator("div", has=page.locator("dt", has_text=name)).locator("dd")).to_have_text(value)
+    # Small pictures of the references are as the job saw them.
+    seen = page.locator("#stage .thumbs img").first
+    assert seen.evaluate("img => img.decode().then(() => Math.max(img.naturalWidth, img.naturalHeight))") == 48
+    page.locator("#stage [data-action=reuse]").click()
+    expect(page.locator(".reference-note", has_text="48 × 48")).to_have_count(3)
+    is_asked = lambda request: request.method == "POST" and request.url.endswith("/api/jobs")  # noqa: E731
+    with page.expect_request(is_asked) as asked:
+        page.click("#generate")
+    assert json.loads(asked.value.post_data) == settings
+    server.ended(server.get("/api/jobs")["jobs"][0])
+    # A server that takes less says what it leaves out.
+    page.close()
+    server.stop()
+    server.args = ["--max_references", "2", "--max_images", "1"]
+    server.start()
+    page = open_page(server)
+    page.locator("#stage [data-action=reuse]").click()
+    missing = "without what is not here: the LoRA style, 1 of 3 references, 2 pictures"
+    expect(page.locator("#toast")).to_contain_text(missing)
 
 
 def test_a_picture_opens_large_and_arrows_lead_to_the_others(server, open_page):

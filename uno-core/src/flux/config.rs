@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, layout};
 
 /// Dimensions of a FLUX transformer. Defaults are those of FLUX.1-dev.
@@ -59,16 +60,15 @@ impl FluxConfig {
     ///
     /// # Errors
     ///
-    /// A tensor that tells a dimension is missing or has another rank, or the dimensions do not fit together.
+    /// A tensor that tells a dimension is missing or has another rank, or the dimensions do not fit together; another model (FLUX.1-Fill,
+    /// Canny, Depth, Redux, Chroma, FLUX.2 and others), or weights quantized in a way that is not read.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::flux);
+        foreign::check(checkpoint, Wanted::Transformer)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            let shape = checkpoint.shape(name).ok_or_else(|| {
-                Error::format(
-                    checkpoint.path(),
-                    format!("is no FLUX transformer in a layout that is known: tensor {name} is missing"),
-                )
-            })?;
+            let shape = checkpoint
+                .shape(name)
+                .ok_or_else(|| foreign::lacks(checkpoint, Wanted::Transformer, name))?;
             shape.try_into().map_err(|_| {
                 Error::format(
                     checkpoint.path(),
@@ -77,6 +77,9 @@ impl FluxConfig {
             })
         };
         let [hidden_size, in_channels] = matrix("img_in.weight")?;
+        if let Some(&[outputs, _]) = checkpoint.shape("final_layer.linear.weight") {
+            check_inputs(in_channels, outputs).map_err(|reason| Error::format(checkpoint.path(), reason))?;
+        }
         let [_, context_in_dim] = matrix("txt_in.weight")?;
         let [_, vec_in_dim] = matrix("vector_in.in_layer.weight")?;
         let [_, time_dim] = matrix("time_in.in_layer.weight")?;
@@ -139,10 +142,38 @@ impl FluxConfig {
     }
 }
 
+/// Refuses transformers of the FLUX.1 family that take pictures beside the latent, channel by channel: more channels than they give.
+fn check_inputs(inputs: usize, outputs: usize) -> Result<(), String> {
+    if inputs == outputs || outputs == 0 {
+        return Ok(());
+    }
+    // Fill takes the latent, that of the masked picture, and 8x8 pixels of mask for each latent; the others one further latent.
+    let model = match (inputs % outputs, inputs / outputs) {
+        (0, 6) => "FLUX.1-Fill",
+        (0, 2) => "FLUX.1-Canny or FLUX.1-Depth",
+        _ => "no FLUX.1 that is read",
+    };
+    Err(format!(
+        "takes {inputs} channels: {model}; wanted {outputs}, as many as it gives (FLUX.1-dev or FLUX.1-schnell)"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::weights::StorageDtype;
+
+    #[test]
+    fn relatives_that_take_more_channels_are_named() {
+        assert!(check_inputs(64, 64).is_ok());
+        for (inputs, words) in [
+            (384, "takes 384 channels: FLUX.1-Fill; wanted 64"),
+            (128, "takes 128 channels: FLUX.1-Canny or FLUX.1-Depth; wanted 64"),
+            (196, "takes 196 channels: no FLUX.1 that is read; wanted 64"),
+        ] {
+            assert!(check_inputs(inputs, 64).unwrap_err().contains(words), "{inputs}");
+        }
+    }
 
     #[test]
     fn dimensions_that_need_no_data_are_refused() {

@@ -98,7 +98,7 @@ fn every_layer_is_found_in_every_style_and_in_no_other_place() {
                     assert_eq!((&got.0, got.1.is_none(), got.3), (&ours, whole, half), "{prefix}{name}{end}");
                 }
             }
-            for (prefix, _) in UNDERSCORED {
+            for (prefix, ..) in UNDERSCORED.iter().filter(|(_, said, _)| *said == Said::Nothing) {
                 let key = format!("{prefix}{}.lora_up.weight", name.replace('.', "_"));
                 let dotted = found(&format!("{name}.lora_up.weight"));
                 assert_eq!(found(&key), dotted, "{key}");
@@ -144,9 +144,16 @@ fn other_keys_are_nothing_known() {
         "double_blocks.0.processor.qkv_lora3.down.weight",
         "double_blocks.0.processor.qkv_lora1.lora_down.weight",
         "single_blocks.0.processor.qkv_lora1.down.weight",
-        "transformer.transformer.x_embedder.alpha",
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc3.lora_down.weight",
+        "lora_te1_proj_out.lora_down.weight",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "text_encoder.text_projection.lora_A.weight",
+        "vision_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "lora_te3_decoder_block_0_layer_0_SelfAttention_q.lora_down.weight",
+        "text_encoder_2.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.lora_A.weight",
+        "single_blocks.0.linear1_mlp.lora_A.weight",
         "transformer.transformer_blocks.0.attn.to_q.é.weight",
     ] {
         assert_eq!(parse(key), None, "{key}");
@@ -154,17 +161,120 @@ fn other_keys_are_nothing_known() {
 }
 
 #[test]
-fn text_encoders_are_told_apart() {
+fn keys_of_text_encoders_name_their_layers() {
+    let clip = "text_model.encoder.layers.3.mlp.fc1";
+    let t5 = "encoder.block.3.layer.0.SelfAttention.q";
+    for (key, component, layer) in [
+        ("lora_te_text_model_encoder_layers_3_mlp_fc1.lora_down.weight", Component::Clip, clip),
+        ("lora_te1_text_model_encoder_layers_3_mlp_fc1.lora_down.weight", Component::Clip, clip),
+        ("lora_te1.text_model.encoder.layers.3.mlp.fc1.lora_A.weight", Component::Clip, clip),
+        ("lycoris_text_model_encoder_layers_3_mlp_fc1.lora_down.weight", Component::Clip, clip),
+        (
+            "text_encoder.text_model.encoder.layers.3.mlp.fc1.lora_linear_layer.down.weight",
+            Component::Clip,
+            clip,
+        ),
+        ("text_encoder.encoder.layers.3.mlp.fc1.lora_A.weight", Component::Clip, clip),
+        (
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.3.mlp.fc1.lora_A.weight",
+            Component::Clip,
+            clip,
+        ),
+        ("clip_l.text_model.encoder.layers.3.mlp.fc1.lora_down.weight", Component::Clip, clip),
+        ("base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_A.weight", Component::Clip, clip),
+        (
+            "text_encoder.base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_A.default.weight",
+            Component::Clip,
+            clip,
+        ),
+        ("lora_te2_encoder_block_3_layer_0_SelfAttention_q.lora_down.weight", Component::T5, t5),
+        ("lora_te3_encoder_block_3_layer_0_SelfAttention_q.lora_down.weight", Component::T5, t5),
+        ("lora_te3.encoder.block.3.layer.0.SelfAttention.q.lora_down.weight", Component::T5, t5),
+        ("text_encoder_2.encoder.block.3.layer.0.SelfAttention.q.lora_A.weight", Component::T5, t5),
+        (
+            "text_encoder_2.base_model.model.encoder.block.3.layer.0.SelfAttention.q.lora_A.weight",
+            Component::T5,
+            t5,
+        ),
+        (
+            "text_encoders.t5xxl.transformer.encoder.block.3.layer.0.SelfAttention.q.lora_A.weight",
+            Component::T5,
+            t5,
+        ),
+        ("t5xxl.encoder.block.3.layer.0.SelfAttention.q.lora_A.weight", Component::T5, t5),
+        ("t5.encoder.block.3.layer.0.SelfAttention.q.lora_down.weight", Component::T5, t5),
+        ("base_model.model.encoder.block.3.layer.0.SelfAttention.q.lora_A.weight", Component::T5, t5),
+    ] {
+        let (target, half) = parse(key).unwrap_or_else(|| panic!("{key}"));
+        assert_eq!(
+            (target.layer.component, target.layer.to_string()),
+            (component, layer.to_owned()),
+            "{key}"
+        );
+        assert_eq!((half, target.rows, is_text_encoder(key)), (Half::Down, None, true), "{key}");
+    }
+    for (layers, separator) in
+        [(&CLIP_LINEARS[..], '.'), (&T5_LINEARS, '.'), (&CLIP_LINEARS, '_'), (&T5_LINEARS, '_')]
+    {
+        for pattern in layers {
+            let layer = fill(pattern, &[11]);
+            let key = match separator {
+                '_' => format!("lora_te1_{}.alpha", layer.replace('.', "_")),
+                _ => format!("text_encoder.{layer}.alpha"),
+            };
+            assert_eq!(found(&key), Some((layer, None, false, Half::Alpha)), "{key}");
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_of_text_encoders_are_told_apart() {
     for key in [
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha",
-        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",
-        "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
-        "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight",
-        "base_model.model.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc3.alpha",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha",
+        "text_encoder.text_projection.lora_A.weight",
+        "base_model.model.text_model.embeddings.token_embedding.lora_A.weight",
     ] {
         assert!(is_text_encoder(key) && parse(key).is_none(), "{key}");
     }
-    assert!(!is_text_encoder("lora_text"));
+    assert!(!is_text_encoder("lora_text") && !is_text_encoder("double_blocks.0.img_attn.qkv.lora_A.weight"));
+    assert!(is_clip_g("lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"));
+    assert!(is_clip_g("clip_g.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"));
+    assert!(!is_clip_g("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha"));
+}
+
+#[test]
+fn prefixes_come_off_in_any_order_and_number() {
+    let layer = "transformer_blocks.0.attn.to_k";
+    for prefixes in [
+        "",
+        "transformer.",
+        "base_model.model.transformer.",
+        "transformer.base_model.model.",
+        "model.diffusion_model.",
+        "transformer.transformer.",
+        "module.transformer._orig_mod.",
+        "base_model.model.base_model.model.",
+    ] {
+        for end in [".lora_A.weight", ".lora_A.default.weight"] {
+            let key = format!("{prefixes}{layer}{end}");
+            let wanted =
+                ("double_blocks.0.img_attn.qkv".to_owned(), Some(Rows::Hidden(1)), false, Half::Down);
+            assert_eq!(found(&key), Some(wanted), "{key}");
+            assert_eq!(module(&key), layer, "{key}");
+        }
+    }
+}
+
+#[test]
+fn comfyui_names_a_part_of_linear1() {
+    for key in [
+        "diffusion_model.single_blocks.4.linear1_qkv.lora_B.weight",
+        "lora_unet_single_blocks_4_linear1_qkv.lora_up.weight",
+    ] {
+        let wanted = ("single_blocks.4.linear1".to_owned(), Some(Rows::FirstThree), false, Half::Up);
+        assert_eq!(found(key), Some(wanted), "{key}");
+    }
 }
 
 #[test]
@@ -172,12 +282,13 @@ fn the_style_is_that_of_the_first_known_key() {
     for (keys, wanted) in [
         (vec![], "unknown"),
         (vec!["x", "lora_te1_x.alpha"], "unknown"),
+        (vec!["lora_te3_encoder_block_0_layer_0_SelfAttention_q.alpha"], "kohya"),
+        (vec!["text_encoder.text_model.encoder.layers.0.mlp.fc1.alpha"], "transformers"),
         (vec!["x", "single_blocks.0.processor.qkv_lora.down.weight"], "UNO or XLabs"),
         (vec!["lora_unet_img_in.alpha"], "kohya"),
         (vec!["lora_transformer_x_embedder.alpha"], "OneTrainer"),
         (vec!["transformer.x_embedder.lora_A.weight"], "diffusers"),
         (vec!["diffusion_model.img_in.lora_A.weight"], "the checkpoint's own names (ComfyUI, ai-toolkit)"),
-        (vec!["lora_unet_img_in.lokr_w1"], "LyCORIS, but not LoRA"),
         (vec!["lora_unet_img_in.dora_scale"], "DoRA"),
     ] {
         assert_eq!(style(keys.iter().copied()), wanted, "{keys:?}");

@@ -15,6 +15,7 @@ use crate::kernels::activation::quick_gelu;
 use crate::kernels::attention::{Bias, attention as attention_in_place};
 use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, LayerNorm, Linear, attention, join_heads, split_heads};
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Activation of the MLP.
@@ -87,11 +88,10 @@ impl ClipTextConfig {
     /// A tensor that tells a dimension is missing or has another rank; settings that are no JSON or do not fit.
     pub fn detect(checkpoint: &Checkpoint, config_json: Option<&[u8]>) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::clip);
+        foreign::check(checkpoint, Wanted::Clip)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
-                let reason = format!("is no CLIP text encoder: tensor {name} is missing or no matrix");
-                Error::format(checkpoint.path(), reason)
-            })
+            let shape = checkpoint.shape(name).and_then(|s| s.try_into().ok());
+            shape.ok_or_else(|| foreign::lacks(checkpoint, Wanted::Clip, name))
         };
         let [vocab_size, hidden_size] = matrix("text_model.embeddings.token_embedding.weight")?;
         let [max_position_embeddings, _] = matrix("text_model.embeddings.position_embedding.weight")?;
@@ -181,6 +181,19 @@ impl Layer {
             fc2: linear("mlp.fc2", [config.intermediate_size, d]),
             num_heads: config.num_attention_heads,
             activation: config.hidden_act,
+        }
+    }
+
+    /// The linear layer `name` of this layer.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "self_attn.q_proj" => Some(&mut self.q_proj),
+            "self_attn.k_proj" => Some(&mut self.k_proj),
+            "self_attn.v_proj" => Some(&mut self.v_proj),
+            "self_attn.out_proj" => Some(&mut self.out_proj),
+            "mlp.fc1" => Some(&mut self.fc1),
+            "mlp.fc2" => Some(&mut self.fc2),
+            _ => None,
         }
     }
 
@@ -283,6 +296,12 @@ impl ClipTextEncoder {
     /// Dimensions.
     pub fn config(&self) -> &ClipTextConfig {
         &self.config
+    }
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    pub fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let (layer, name) = name.strip_prefix("text_model.encoder.layers.")?.split_once('.')?;
+        self.layers.get_mut(layer.parse::<usize>().ok()?)?.linear_mut(name)
     }
 
     /// The normed state at the first position of the highest token id, which is the end token's:

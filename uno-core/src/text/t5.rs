@@ -12,6 +12,7 @@ use crate::kernels::activation::gated_gelu;
 use crate::kernels::attention::{Bias, attention as attention_in_place};
 use crate::kernels::{View, ViewMut, is_ours, numbers, tensor};
 use crate::nn::{Embedding, Linear, Prefetch, RmsNorm, attention, join_heads, reading_ahead, split_heads};
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, LoadOptions, Weights, layout, load};
 
 /// Dimensions of a T5 encoder. Widths and depth come from the tensors' shapes; the rest has T5's fixed values.
@@ -50,11 +51,10 @@ impl T5Config {
     /// A tensor that tells a dimension is missing or has another rank, or heads that do not divide their width.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::t5);
+        foreign::check(checkpoint, Wanted::T5)?;
         let matrix = |name: &str| -> Result<[usize; 2]> {
-            checkpoint.shape(name).and_then(|s| s.try_into().ok()).ok_or_else(|| {
-                let reason = format!("is no T5 encoder: tensor {name} is missing or no matrix");
-                Error::format(checkpoint.path(), reason)
-            })
+            let shape = checkpoint.shape(name).and_then(|s| s.try_into().ok());
+            shape.ok_or_else(|| foreign::lacks(checkpoint, Wanted::T5, name))
         };
         let [vocab_size, d_model] = matrix(embedding_key(checkpoint))?;
         let [inner, _] = matrix(&format!("{BLOCK0}.q.weight"))?;
@@ -129,6 +129,20 @@ impl Block {
             wi_1: linear("layer.1.DenseReluDense.wi_1", [d, config.d_ff]),
             wo: linear("layer.1.DenseReluDense.wo", [config.d_ff, d]),
             num_heads: config.num_heads,
+        }
+    }
+
+    /// The linear layer `name` of this block.
+    fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        match name {
+            "layer.0.SelfAttention.q" => Some(&mut self.q),
+            "layer.0.SelfAttention.k" => Some(&mut self.k),
+            "layer.0.SelfAttention.v" => Some(&mut self.v),
+            "layer.0.SelfAttention.o" => Some(&mut self.o),
+            "layer.1.DenseReluDense.wi_0" => Some(&mut self.wi_0),
+            "layer.1.DenseReluDense.wi_1" => Some(&mut self.wi_1),
+            "layer.1.DenseReluDense.wo" => Some(&mut self.wo),
+            _ => None,
         }
     }
 
@@ -236,6 +250,12 @@ impl T5Encoder {
     /// Dimensions.
     pub fn config(&self) -> &T5Config {
         &self.config
+    }
+
+    /// The linear layer that checkpoints call `name` (without `.weight`), if there is one.
+    pub fn linear_mut(&mut self, name: &str) -> Option<&mut Linear> {
+        let (block, name) = name.strip_prefix("encoder.block.")?.split_once('.')?;
+        self.blocks.get_mut(block.parse::<usize>().ok()?)?.linear_mut(name)
     }
 
     /// The last hidden state after the final norm: token ids `[tokens]` -> `[1, tokens, d_model]`.

@@ -22,6 +22,7 @@ use self::tiles::{Scale, run_tiled};
 use crate::error::{Error, Result};
 use crate::noise::{NoiseSource, latent_noise};
 use crate::traits::LatentCodec;
+use crate::weights::foreign::{self, Wanted};
 use crate::weights::{Checkpoint, LoadOptions, layout, load};
 
 /// Latents are scaled and shifted to about unit variance and zero mean (FLUX `util.py`, all variants).
@@ -54,14 +55,10 @@ impl AutoEncoderConfig {
     /// A tensor that tells a dimension is missing or has another rank, or a width that 32 groups do not divide.
     pub fn detect(checkpoint: &Checkpoint) -> Result<Self> {
         let checkpoint = &*checkpoint.arranged(layout::autoencoder);
+        foreign::check(checkpoint, Wanted::Autoencoder)?;
         let kernel = |name: &str| -> Result<[usize; 4]> {
-            let shape = checkpoint.shape(name);
-            shape.and_then(|s| s.try_into().ok()).ok_or_else(|| {
-                Error::format(
-                    checkpoint.path(),
-                    format!("is no FLUX autoencoder in a layout that is known: tensor {name} is missing or no 2D kernel"),
-                )
-            })
+            let shape = checkpoint.shape(name).and_then(|s| s.try_into().ok());
+            shape.ok_or_else(|| foreign::lacks(checkpoint, Wanted::Autoencoder, name))
         };
         let levels = checkpoint.count("encoder.down.{}.");
         let channels: Vec<usize> = (0..levels)

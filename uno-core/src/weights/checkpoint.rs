@@ -1,9 +1,11 @@
 //! Opening safetensors and GGUF files: one file, shards with an index, or bytes in memory.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -11,7 +13,8 @@ use safetensors::SafeTensors;
 use super::fingerprint::Fingerprint;
 use super::layout::{Arrangement, Recipe};
 use super::mapped::Window;
-use super::{StorageDtype, StoredTensor, gguf, scales};
+use super::split::{JOIN, check_part, gguf_parts};
+use super::{StorageDtype, StoredTensor, foreign, gguf, layout, scales};
 use crate::error::{Error, Result};
 
 /// The tensors of one model as its files hold them, by name. Nothing is read but the headers.
@@ -19,6 +22,7 @@ use crate::error::{Error, Result};
 pub struct Checkpoint {
     path: PathBuf,
     tensors: BTreeMap<String, StoredTensor>,
+    metadata: Arc<BTreeMap<String, String>>,
     fingerprint: Fingerprint,
 }
 
@@ -26,13 +30,16 @@ pub struct Checkpoint {
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 impl Checkpoint {
-    /// Opens `path`: a safetensors or GGUF file (told apart by their contents), an index (`*.safetensors.index.json`) of shards, or a folder that holds one of
+    /// Opens `path`: a safetensors or GGUF file (told apart by their contents; the parts of a split GGUF file are joined, whichever of
+    /// them is named), an index (`*.safetensors.index.json`) of shards, or a folder that holds one of
     /// the two as `model.safetensors`, `diffusion_pytorch_model.safetensors` or as its only file of that kind.
     ///
     /// # Errors
     ///
     /// A file that is missing, empty, truncated, not safetensors (pickle is refused), or whose header lies about offsets,
-    /// lengths or shapes; an index that names a shard outside its folder or a tensor that its shard lacks.
+    /// lengths or shapes; an index that names a shard outside its folder or a tensor that its shard lacks; a split GGUF file of which
+    /// a part is missing or another file's; weights that are quantized in a way that is not read, unless the file holds other models
+    /// beside them.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -47,6 +54,70 @@ impl Checkpoint {
     }
 
     fn open_file(path: &Path) -> Result<Self> {
+        let (opened, split) = Self::open_one(path)?;
+        let part = |split: gguf::Split| {
+            format!("is part {} of {} of a split GGUF file", split.number.saturating_add(1), split.count)
+        };
+        match (gguf_parts(path), split) {
+            (None, None) => Ok(opened),
+            (None, Some(split)) => Err(Error::format(
+                path,
+                format!(
+                    "{}, but its name does not end in -00001-of-{:05}.gguf, so that the others cannot be found; give the parts their \
+                     names back, or {JOIN}",
+                    part(split),
+                    split.count
+                ),
+            )),
+            (Some(parts), _) => Self::join_parts(path, &parts),
+        }
+    }
+
+    /// Joins the parts of a split GGUF file.
+    fn join_parts(path: &Path, parts: &[PathBuf]) -> Result<Self> {
+        let absent: Vec<_> = parts.iter().filter(|part| !part.is_file()).collect();
+        if let Some(first) = absent.first() {
+            let reason = format!(
+                "is one of {} parts of a split GGUF file, of which {} are not beside it, the first {}; put them there",
+                parts.len(),
+                absent.len(),
+                first.file_name().unwrap_or_default().display()
+            );
+            return Err(Error::format(path, reason));
+        }
+        let (mut tensors, mut fingerprints, mut promised) = (Tensors::new(), Vec::new(), None);
+        for (number, part) in parts.iter().enumerate() {
+            let refuse = |reason| Error::format(part, reason);
+            let (opened, split) = Self::open_one(part)?;
+            check_part(split.as_ref(), number, parts.len()).map_err(refuse)?;
+            promised = promised.or(split.and_then(|split| split.tensors));
+            for (name, tensor) in opened.tensors {
+                if tensors.contains_key(&name) {
+                    let reason = format!(
+                        "holds {name}, which an earlier part holds too; the parts are of different files"
+                    );
+                    return Err(refuse(reason));
+                }
+                tensors.insert(name, tensor);
+            }
+            fingerprints.push(opened.fingerprint);
+        }
+        if let Some(promised) = promised.filter(|promised| *promised != tensors.len() as u64) {
+            let reason = format!(
+                "has {} tensors in all of its {} parts, but says that there are {promised}; the parts are of different files: load \
+                 them anew",
+                tensors.len(),
+                parts.len()
+            );
+            return Err(Error::format(path, reason));
+        }
+        let path = parts.first().map_or(path, PathBuf::as_path).to_path_buf();
+        let fingerprint = Fingerprint::of_shards(fingerprints);
+        Ok(Self { path, tensors, metadata: Arc::default(), fingerprint })
+    }
+
+    /// Opens one file, which may be a part of a split one.
+    fn open_one(path: &Path) -> Result<(Self, Option<gguf::Split>)> {
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the file is mapped read-only. Should another process shorten it while it is mapped, the kernel ends this
         // process with SIGBUS; that is the known price of mapping, and what every safetensors reader pays.
@@ -94,7 +165,7 @@ impl Checkpoint {
         }
         let fingerprints = shards.into_values().map(|shard| shard.fingerprint).collect();
         let fingerprint = Fingerprint::of_shards(fingerprints);
-        Ok(Self { path: index.to_path_buf(), tensors, fingerprint })
+        Ok(Self { path: index.to_path_buf(), tensors, metadata: Arc::default(), fingerprint })
     }
 
     /// Reads a safetensors file that is already in memory; `name` stands for its path in messages.
@@ -103,20 +174,45 @@ impl Checkpoint {
     ///
     /// As [`Checkpoint::open`].
     pub fn from_bytes(name: impl AsRef<Path>, bytes: bytes::Bytes) -> Result<Self> {
-        Self::from_window(name.as_ref(), bytes.into())
+        let name = name.as_ref();
+        match Self::from_window(name, bytes.into())? {
+            (opened, None) => Ok(opened),
+            (_, Some(split)) => {
+                let reason = format!("is one of {} parts of a split GGUF file; {JOIN}", split.count);
+                Err(Error::format(name, reason))
+            }
+        }
     }
 
-    fn from_window(name: &Path, window: Window) -> Result<Self> {
+    fn from_window(name: &Path, window: Window) -> Result<(Self, Option<gguf::Split>)> {
         let bytes = window.as_slice();
-        let (tensors, data_start) = if gguf::is_gguf(bytes) {
+        let mut metadata = BTreeMap::new();
+        let (tensors, data_start, split) = if gguf::is_gguf(bytes) {
             gguf_tensors(name, &window)?
         } else {
-            safetensors_tensors(name, &window)?
+            let (tensors, data_start) = safetensors_tensors(name, &window, &mut metadata)?;
+            (tensors, data_start, None)
         };
         let tensors = scales::apply(tensors).map_err(|reason| Error::format(name, reason))?;
         window.release();
         let fingerprint = Fingerprint::of_file(window, data_start);
-        Ok(Self { path: name.to_path_buf(), tensors, fingerprint })
+        let metadata = Arc::new(metadata);
+        let opened = Self { path: name.to_path_buf(), tensors, metadata, fingerprint };
+        // Where there are several models, those that are not wanted may be stored in whatever way.
+        if !layout::holds_several(opened.tensors.keys()) {
+            opened.check_storage()?;
+        }
+        Ok((opened, split))
+    }
+
+    /// Refuses weights that are quantized in a way that is not read (nf4, SVDQuant, quanto and others). Models check it as they
+    /// load; this is for what reads tensors by itself.
+    ///
+    /// # Errors
+    ///
+    /// Such weights, by the kind, with what to take instead.
+    pub fn check_storage(&self) -> Result<()> {
+        foreign::check_storage(self)
     }
 
     /// A checkpoint of which only names, formats and shapes are known. Models load from it with all weights zero and no
@@ -129,7 +225,7 @@ impl Checkpoint {
             .into_iter()
             .map(|(name, dtype, shape)| (name, StoredTensor::header_only(dtype, shape)))
             .collect();
-        Self { path: name.into(), tensors, fingerprint: Fingerprint::none() }
+        Self { path: name.into(), tensors, metadata: Arc::default(), fingerprint: Fingerprint::none() }
     }
 
     /// A checkpoint of tensors made elsewhere; `name` stands for its path in messages.
@@ -137,7 +233,19 @@ impl Checkpoint {
         name: impl Into<PathBuf>,
         tensors: impl IntoIterator<Item = (String, StoredTensor)>,
     ) -> Self {
-        Self { path: name.into(), tensors: tensors.into_iter().collect(), fingerprint: Fingerprint::none() }
+        let tensors = tensors.into_iter().collect();
+        Self { path: name.into(), tensors, metadata: Arc::default(), fingerprint: Fingerprint::none() }
+    }
+
+    /// The same checkpoint with one more entry of [`metadata`](Self::metadata), which was found in a file beside it; its
+    /// fingerprint is then of both.
+    pub fn with_metadata(mut self, name: impl Into<String>, value: String) -> Self {
+        let beside = Window::from(bytes::Bytes::from(value.clone().into_bytes()));
+        let data_start = beside.as_slice().len();
+        self.fingerprint =
+            Fingerprint::of_shards(vec![self.fingerprint, Fingerprint::of_file(beside, data_start)]);
+        Arc::make_mut(&mut self.metadata).insert(name.into(), value);
+        self
     }
 
     /// The same checkpoint with every weight cast to e4m3 without scales and held in memory: the rule of the official
@@ -171,7 +279,8 @@ impl Checkpoint {
             .into_iter()
             .filter_map(|(name, recipe)| Some((name, self.follow(&recipe)?)))
             .collect();
-        Cow::Owned(Self { tensors, path: self.path.clone(), fingerprint: self.fingerprint.clone() })
+        let (metadata, fingerprint) = (self.metadata.clone(), self.fingerprint.clone());
+        Cow::Owned(Self { tensors, path: self.path.clone(), metadata, fingerprint })
     }
 
     /// The same file with other tensors, made from its own.
@@ -204,6 +313,12 @@ impl Checkpoint {
     /// All tensors by name.
     pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
         &self.tensors
+    }
+
+    /// What the header of a safetensors file says beside its tensors (`__metadata__`), by name. It is no more to be trusted than the
+    /// file. Of GGUF files and of shards nothing is kept.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// Dimensions of a tensor, if it is there.
@@ -257,8 +372,8 @@ impl Checkpoint {
 
 type Tensors = BTreeMap<String, StoredTensor>;
 
-/// The tensors of a GGUF file, and where its data begins.
-fn gguf_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
+/// The tensors of a GGUF file, where its data begins, and what it says of the whole if it is a part.
+fn gguf_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize, Option<gguf::Split>)> {
     let header = gguf::read(window.as_slice()).map_err(|reason| Error::format(name, reason))?;
     let mut tensors = Tensors::new();
     for (key, entry) in header.tensors {
@@ -268,16 +383,21 @@ fn gguf_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
             stored.ok_or_else(|| Error::format(name, format!("tensor {key} does not fit its shape")))?;
         tensors.insert(key, stored);
     }
-    Ok((tensors, header.data_start))
+    Ok((tensors, header.data_start, header.split))
 }
 
-/// The tensors of a safetensors file, and where its data begins.
-fn safetensors_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)> {
+/// The tensors of a safetensors file, and where its data begins. What else its header says goes to `beside`.
+fn safetensors_tensors(
+    name: &Path,
+    window: &Window,
+    beside: &mut BTreeMap<String, String>,
+) -> Result<(Tensors, usize)> {
     let bytes = window.as_slice();
     let (header_length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
         let broken = || format!("not a sound safetensors file ({e}); it may be truncated: load it anew");
-        Error::format(name, foreign_format(bytes).unwrap_or_else(broken))
+        Error::format(name, foreign_format(bytes).or_else(|| wrong_length(bytes)).unwrap_or_else(broken))
     })?;
+    beside.extend(metadata.metadata().clone().unwrap_or_default());
     let data_start = header_length + size_of::<u64>();
     let mut tensors = BTreeMap::new();
     for (key, info) in metadata.tensors() {
@@ -301,6 +421,33 @@ fn safetensors_tensors(name: &Path, window: &Window) -> Result<(Tensors, usize)>
     }
     Ok((tensors, data_start))
 }
+
+/// That a safetensors file with a sound header is longer or shorter than that says; `None` if it has no such header.
+fn wrong_length(bytes: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Place {
+        data_offsets: (usize, usize),
+    }
+    let header_length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let data_start = header_length.checked_add(size_of::<u64>())?;
+    let header: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(bytes.get(size_of::<u64>()..data_start)?).ok()?;
+    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let ends = tensors.map(|(_, tensor)| Some(serde_json::from_value::<Place>(tensor).ok()?.data_offsets.1));
+    let ends: Option<Vec<usize>> = ends.collect();
+    let end = data_start.checked_add(ends?.into_iter().max().unwrap_or(0))?;
+    match end.cmp(&bytes.len()) {
+        Ordering::Less => Some(gguf::longer(end, bytes.len())),
+        Ordering::Greater => Some(format!(
+            "is cut short: its tensors end at byte {end}, the file at {}; load it anew",
+            bytes.len()
+        )),
+        Ordering::Equal => None,
+    }
+}
+
+/// Files of a folder that a message names.
+const SHOWN: usize = 10;
 
 /// The file in `folder` that holds its weights.
 fn weights_in(folder: &Path) -> Result<PathBuf> {
@@ -327,8 +474,14 @@ fn weights_in(folder: &Path) -> Result<PathBuf> {
         many => Err(Error::format(
             folder,
             format!(
-                "holds {} .safetensors files and no index that joins them; name the one that is meant",
-                many.len()
+                "holds {} .safetensors files and no index that joins them ({}{}); name the one that is meant",
+                many.len(),
+                many.iter()
+                    .take(SHOWN)
+                    .map(|path| path.file_name().unwrap_or_default().display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                if many.len() > SHOWN { ", ..." } else { "" }
             ),
         )),
     }

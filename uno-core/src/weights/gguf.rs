@@ -21,6 +21,19 @@ pub(super) struct Header {
     pub(super) tensors: BTreeMap<String, Entry>,
     /// First byte after the header.
     pub(super) data_start: usize,
+    /// What it says of the whole, if the file is a part of one.
+    pub(super) split: Option<Split>,
+}
+
+/// What a part of a split file says of the whole (`gguf-split`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Split {
+    /// Which part this is, from 0.
+    pub(super) number: u64,
+    /// How many parts there are.
+    pub(super) count: u64,
+    /// How many tensors all parts have together.
+    pub(super) tensors: Option<u64>,
 }
 
 /// Longest name of a tensor or a metadata key; ggml itself allows 64 and 65535 bytes.
@@ -59,6 +72,7 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
     let metadata_count = reader.count("number of metadata entries", 13, MAX_METADATA)?;
     let mut alignment = 32usize;
     let mut shapes = HashMap::new();
+    let mut split = Split::default();
     for _ in 0..metadata_count {
         let key = reader.name("metadata key")?;
         match (key.as_str(), reader.value(0)?) {
@@ -68,6 +82,9 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
             ("general.alignment", other) => {
                 return Err(format!("asks for an alignment of {other:?}; wanted a power of two"));
             }
+            ("split.no", Value::Unsigned(n)) => split.number = n,
+            ("split.count", Value::Unsigned(n)) => split.count = n,
+            ("split.tensors.count", Value::Unsigned(n)) => split.tensors = Some(n),
             (key, Value::Shape(shape)) if key.starts_with(ORIGINAL_SHAPE) => {
                 shapes.insert(key[ORIGINAL_SHAPE.len()..].to_owned(), shape);
             }
@@ -133,7 +150,22 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
             return Err(format!("has tensors {first} and {second} in the same place; load it anew"));
         }
     }
-    Ok(Header { tensors, data_start: data_start.min(file.len()) })
+    // Every tensor is followed by zeros up to the alignment, the last one too, though not in every program's files.
+    let end = places.last().map_or(data_start, |(_, entry)| entry.range.end);
+    if end.checked_next_multiple_of(alignment).is_some_and(|end| end < file.len()) && !tensors.is_empty() {
+        return Err(longer(end, file.len()));
+    }
+    let split = (split.count > 1).then_some(split);
+    Ok(Header { tensors, data_start: data_start.min(file.len()), split })
+}
+
+/// That a file of `length` bytes goes on after `end`, where its header says that it is over.
+pub(super) fn longer(end: usize, length: usize) -> String {
+    format!(
+        "is longer than its header says by {} bytes: its tensors end at byte {end}, the file at {length}; something was appended to \
+         it, or a download went wrong: load it anew",
+        length - end
+    )
 }
 
 const READ: &str =
@@ -258,6 +290,12 @@ impl<'a> Reader<'a> {
             9 => self.array_value(depth),
             4 => Ok(Value::Unsigned(u64::from(self.u32(WHAT)?))),
             10 => Ok(Value::Unsigned(self.u64(WHAT)?)),
+            // The numbers of a split file are written as u16 and i32.
+            2 => Ok(Value::Unsigned(u64::from(u16::from_le_bytes(self.array(WHAT)?)))),
+            5 => {
+                let n = i32::from_le_bytes(self.array(WHAT)?);
+                Ok(u64::try_from(n).map_or(Value::Other, Value::Unsigned))
+            }
             _ => {
                 self.take(scalar_bytes(kind)?, WHAT)?;
                 Ok(Value::Other)

@@ -10,6 +10,7 @@
 mod checkpoint;
 mod dtype;
 mod fingerprint;
+pub(crate) mod foreign;
 pub mod ggml;
 mod gguf;
 pub mod layout;
@@ -18,6 +19,7 @@ mod mapped;
 mod matmul;
 mod report;
 mod scales;
+mod split;
 mod stored;
 mod write;
 
@@ -26,5 +28,6 @@ pub use dtype::{StorageDtype, e4m3_to_f32, f32_to_e4m3};
 pub use loader::{LoadOptions, Storage, Weights, load};
 pub(crate) use matmul::{Start, multiply};
 pub use report::{LoadReport, Mismatch};
+pub use split::gguf_parts;
 pub use stored::StoredTensor;
 pub use write::{TensorHeader, write};

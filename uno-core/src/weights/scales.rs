@@ -3,21 +3,29 @@
 //! ComfyUI's "scaled fp8" keeps `X.scale_weight` beside `X.weight` (and a marker `scaled_fp8`); newer files and NVIDIA's call it
 //! `X.weight_scale`, with one number for the matrix or one per row. The weight is `stored * scale`. Scales of activations
 //! (`scale_input`, `input_scale`) only matter to kernels that compute in 8 bits, and are left out.
+//!
+//! What belongs to weights that are not read (integers, scales of blocks) stays as it is: [`foreign`](super::foreign) names it where
+//! such weights are wanted, and not where a file only holds them beside others.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+
+use safetensors::Dtype;
 
 use super::{StorageDtype, StoredTensor};
 
 /// Names after the layer's own, of a scale of its weight.
-const WEIGHT_SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
+pub(super) const WEIGHT_SCALES: [&str; 2] = [".scale_weight", ".weight_scale"];
 /// Names after the layer's own, of a scale of its input.
 const INPUT_SCALES: [&str; 2] = [".scale_input", ".input_scale"];
 /// A marker of the whole file.
 const MARKER: &str = "scaled_fp8";
 /// A description of one layer's format, JSON in bytes.
-const DESCRIPTION: &str = ".comfy_quant";
+pub(super) const DESCRIPTION: &str = ".comfy_quant";
 /// Most bytes of one; those in the wild have some dozens.
 const MAX_DESCRIPTION: usize = 4096;
+/// Formats in such descriptions that are read.
+const READ: [&str; 2] = ["float8_e4m3fn", "float8_e5m2"];
 
 /// Joins scales with the weights that they belong to. The error is a reason without the file's name.
 pub(super) fn apply(
@@ -25,22 +33,12 @@ pub(super) fn apply(
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     let names: Vec<String> = tensors.keys().cloned().collect();
     for name in names {
-        if name.ends_with(".weight_scale_inv") || name.ends_with(".weight_scale_2") {
-            return Err(format!(
-                "holds {name}: scales of blocks, which are not read; take a file with e4m3 weights and one scale per matrix or row, \
-                 bf16, or GGUF"
-            ));
-        }
         if let Some(layer) = name.strip_suffix(DESCRIPTION) {
-            let bytes = tensors.get(&name).and_then(StoredTensor::any_bytes);
-            let text = bytes.filter(|bytes| bytes.len() <= MAX_DESCRIPTION).map(String::from_utf8_lossy);
-            if !text.as_deref().unwrap_or_default().contains("float8_e4m3fn") {
-                return Err(format!(
-                    "stores {layer} as {}, which is not read; wanted float8_e4m3fn",
-                    text.as_deref().unwrap_or("a format without a name").chars().take(80).collect::<String>()
-                ));
+            let is_read =
+                tensors.get(&name).and_then(description).is_some_and(|d| READ.iter().any(|r| d.contains(r)));
+            if is_read && !is_foreign(&tensors, layer) {
+                tensors.remove(&name);
             }
-            tensors.remove(&name);
         } else if name == MARKER || name.ends_with(&format!(".{MARKER}")) {
             tensors.remove(&name);
         } else if let Some(layer) = INPUT_SCALES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
@@ -49,6 +47,9 @@ pub(super) fn apply(
                 tensors.remove(&name);
             }
         } else if let Some(layer) = WEIGHT_SCALES.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+            if is_foreign(&tensors, layer) {
+                continue;
+            }
             let weight = format!("{layer}.weight");
             let Some((tensor, scale)) = tensors.get(&weight).zip(tensors.get(&name)) else { continue };
             // One number, or a column of one per row.
@@ -80,6 +81,27 @@ pub(super) fn apply(
         }
     }
     Ok(tensors)
+}
+
+/// The text of a description, if it is of a sane length.
+pub(super) fn description(tensor: &StoredTensor) -> Option<Cow<'_, str>> {
+    let bytes = tensor.any_bytes().filter(|bytes| bytes.len() <= MAX_DESCRIPTION);
+    bytes.map(String::from_utf8_lossy)
+}
+
+/// Whether the layer is stored in a way that is not read.
+fn is_foreign(tensors: &BTreeMap<String, StoredTensor>, layer: &str) -> bool {
+    let has = |ending: &str| tensors.contains_key(&format!("{layer}{ending}"));
+    let is_integer = |ending: &str| {
+        let tensor = tensors.get(&format!("{layer}{ending}"));
+        tensor.is_some_and(|t| matches!(t.dtype(), StorageDtype::Other(Dtype::I8 | Dtype::U8)))
+    };
+    let described = || tensors.get(&format!("{layer}{DESCRIPTION}")).map(description);
+    has(".weight_scale_inv")
+        || has(".weight_scale_2")
+        || is_integer(".weight")
+        || WEIGHT_SCALES.iter().any(|ending| is_integer(ending))
+        || described().is_some_and(|d| !d.is_some_and(|d| READ.iter().any(|read| d.contains(read))))
 }
 
 #[cfg(test)]
@@ -119,11 +141,9 @@ mod tests {
     fn scales_that_do_not_fit_are_refused_and_orphans_kept() {
         let three = [0u8; 12];
         let nan = f32::NAN.to_le_bytes();
-        for (name, shape, bytes, words) in [
-            ("a.weight_scale", &[3][..], &three[..], "one per row"),
-            ("a.weight_scale", &[], &nan, "NaN"),
-            ("a.weight_scale_inv", &[3], &three, "blocks"),
-        ] {
+        for (name, shape, bytes, words) in
+            [("a.weight_scale", &[3][..], &three[..], "one per row"), ("a.weight_scale", &[], &nan, "NaN")]
+        {
             let reason = apply(tensors(&[WEIGHT, (name, StorageDtype::F32, shape, bytes)])).unwrap_err();
             assert!(reason.contains(words), "{reason}");
         }

@@ -1,8 +1,10 @@
 //! The order in which a model's files are looked for. The [module's documentation](super) says it in words.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::all_in_one;
 use super::cache::HubCache;
 use super::files::{CheckpointFiles, Located, ModelType, Part, Source, TextEncoderFiles};
 use super::folder;
@@ -27,12 +29,13 @@ use crate::error::{Error, Result};
 /// - The hub refuses (gated repository, wrong token, file not there) or fails: [`Error::Hub`].
 /// - An option contradicts another: [`Error::Request`].
 pub fn discover(options: &CheckpointOptions, progress: &dyn Progress) -> Result<CheckpointFiles> {
-    let search = Search::new(options)?;
+    let mut search = Search::new(options)?;
     let (weights, t5_words, clip_words) = (folder::weights, folder::t5_tokenizer, folder::clip_tokenizer);
 
     // What is on this machine: all of it, before the first problem is reported.
     let mut gaps = Gaps::default();
     let dit = search.local(Part::Dit, None, weights, &mut gaps);
+    search.dit = dit.as_ref().map(|dit| dit.files.clone());
     let ae = search.local(Part::Autoencoder, None, weights, &mut gaps);
     let t5 = search.local(Part::T5, None, weights, &mut gaps);
     let t5_tokenizer = search.local(Part::T5Tokenizer, t5.as_ref(), t5_words, &mut gaps);
@@ -50,7 +53,13 @@ pub fn discover(options: &CheckpointOptions, progress: &dyn Progress) -> Result<
     let clip = search.complete(Part::Clip, clip, hub, weights)?;
     let t5 = search.complete(Part::T5, t5, hub, weights)?;
 
-    let (t5_config, clip_config) = (folder::config_beside(&t5.files), folder::config_beside(&clip.files));
+    // What lies beside an all-in-one file may be about any part of it.
+    let config = |weights: &Path, tokenizer: &Path| match search.dit.as_deref() == Some(weights) {
+        true => folder::config_beside(tokenizer),
+        false => folder::config_beside(weights),
+    };
+    let t5_config = config(&t5.files, t5_tokenizer.files.path());
+    let clip_config = config(&clip.files, clip_tokenizer.files.path());
     Ok(CheckpointFiles {
         model_type: search.model_type,
         dit,
@@ -71,6 +80,10 @@ struct Search<'a> {
     model_type: ModelType,
     /// The hub cache, where it may be used.
     cache: Option<HubCache>,
+    /// The transformer's file, once it is found.
+    dit: Option<PathBuf>,
+    /// The parts in that file, if it is an all-in-one checkpoint; looked at when the first part is missing.
+    all_in_one: OnceCell<Vec<Part>>,
 }
 
 impl<'a> Search<'a> {
@@ -90,7 +103,14 @@ impl<'a> Search<'a> {
             true => HubCache::locate(&options.hub, &options.environment),
             false => None,
         };
-        Ok(Self { options, model_type: model_type(options), cache })
+        Ok(Self { options, model_type: model_type(options), cache, dit: None, all_in_one: OnceCell::new() })
+    }
+
+    /// The transformer's file, if it holds `part` too.
+    fn all_in_one(&self, part: Part) -> Option<&Path> {
+        let file = self.dit.as_deref()?;
+        let parts = self.all_in_one.get_or_init(|| all_in_one::parts_in(file));
+        (part != Part::Dit && parts.contains(&part)).then_some(file)
     }
 
     /// Looks for `part` on this machine; what is not found or not sound goes to `gaps`. `beside` is the encoder whose
@@ -140,6 +160,17 @@ impl<'a> Search<'a> {
             {
                 return Ok(Some(Located { files, source: Source::Folder(model_dir.clone()) }));
             }
+            if part == Part::Dit
+                && let Some(file) = folder::all_in_one(model_dir)?
+                && let Some(files) = in_folder(&file, true)?
+            {
+                return Ok(Some(Located { files, source: Source::Folder(model_dir.clone()) }));
+            }
+        }
+        if let Some(file) = self.all_in_one(part)
+            && let Some(files) = in_folder(file, true)?
+        {
+            return Ok(Some(Located { files, source: Source::AllInOne(file.to_path_buf()) }));
         }
         let environment = &self.options.environment;
         let mut variables = part.variables(self.model_type).iter();
@@ -301,6 +332,14 @@ impl<'a> Search<'a> {
                 "; that is {other}, but model_type says {}: leave it out, or say {other}",
                 self.model_type
             );
+        }
+        let encoder = match part {
+            Part::T5Tokenizer => Some(Part::T5),
+            Part::ClipTokenizer => Some(Part::Clip),
+            _ => None,
+        };
+        if let Some(file) = encoder.and_then(|encoder| self.all_in_one(encoder)) {
+            reason += &format!("; {} holds the encoder's weights, but no vocabulary", file.display());
         }
         let preset = HubPart::of(part, self.model_type);
         let variables = part.variables(self.model_type).join(" or ");

@@ -141,6 +141,8 @@ pub enum Source {
     Option(&'static str),
     /// The model folder.
     Folder(PathBuf),
+    /// The transformer's own file, which holds further parts; that file.
+    AllInOne(PathBuf),
     /// An environment variable; its name.
     Env(&'static str),
     /// The hub cache; the repository.
@@ -154,6 +156,7 @@ impl fmt::Display for Source {
         match self {
             Self::Option(name) => write!(f, "option {name}"),
             Self::Folder(path) => write!(f, "model folder {}", path.display()),
+            Self::AllInOne(path) => write!(f, "all-in-one file {}", path.display()),
             Self::Env(name) => write!(f, "environment variable {name}"),
             Self::HubCache(repo) => write!(f, "hub cache of {repo}"),
             Self::Download(repo) => write!(f, "downloaded from {repo}"),
@@ -164,7 +167,8 @@ impl fmt::Display for Source {
 /// A path (or several that belong together) and where it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located<T = PathBuf> {
-    /// What was found. For weights: a safetensors file, or the `*.safetensors.index.json` of shards beside it.
+    /// What was found. For weights: a safetensors or GGUF file (of a split one the first part), or the `*.safetensors.index.json` of
+    /// shards beside it.
     pub files: T,
     /// Where.
     pub source: Source,
@@ -216,7 +220,7 @@ impl ClipTokenizerFiles {
 pub struct TextEncoderFiles<T> {
     /// Weights: a safetensors file or an index of shards.
     pub weights: Located,
-    /// The `config.json` beside the weights, if there is one.
+    /// The `config.json` beside the weights (beside the vocabulary, for weights in an all-in-one file), if there is one.
     pub config: Option<PathBuf>,
     /// The vocabulary.
     pub tokenizer: Located<T>,

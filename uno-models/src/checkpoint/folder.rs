@@ -1,10 +1,15 @@
 //! Finding a part's files in a folder by their names, and saying what is there instead.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use uno_core::weights::gguf_parts;
+
+use super::all_in_one;
 use super::files::{ClipTokenizerFiles, ModelType, Part, T5TokenizerFiles};
 use super::look::{self, Look};
 use super::presets::HubPart;
+use crate::spelling::{edit_distance, letters};
 
 /// File names of a part's weights without what comes after, the preferred first.
 fn stems(part: Part, model_type: ModelType) -> &'static [&'static str] {
@@ -55,19 +60,75 @@ pub(super) fn loosely_named(part: Part, model_type: ModelType, folder: &Path) ->
     let meant = |name: &String| {
         let name = name.to_ascii_lowercase();
         beginnings.iter().any(|beginning| name.starts_with(beginning))
-            && (name.ends_with(".safetensors") || name.ends_with(".gguf"))
+            && (name.ends_with(".safetensors") || name.ends_with(".gguf") || is_index(&name))
     };
-    let found: Vec<String> = entries(folder).into_iter().filter(meant).collect();
+    let found: Vec<String> = whole_weights(folder).into_iter().filter(meant).collect();
     match &found[..] {
         [] => Ok(None),
         [one] => Ok(Some(folder.join(one))),
-        several => Err(format!(
-            "{} holds several files for it: {}; name the one that is meant with option {}",
-            folder.display(),
-            look::listed(several.iter().map(String::as_str)),
-            part.option()
-        )),
+        several => Err(ambiguous(part, folder, several)),
     }
+}
+
+/// The transformer in a file of any name that holds other parts beside it.
+pub(super) fn all_in_one(folder: &Path) -> Look<Option<PathBuf>> {
+    let names: Vec<_> = whole_weights(folder).into_iter().filter(|name| !is_index(name)).collect();
+    match &all_in_one::among(folder, &names)[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => {
+            let names =
+                several.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            Err(ambiguous(Part::Dit, folder, &names.collect::<Vec<_>>()))
+        }
+    }
+}
+
+/// That a folder holds several files that would do, and how to choose.
+fn ambiguous(part: Part, folder: &Path, names: &[String]) -> String {
+    let one = names.first().map(|name| folder.join(name)).unwrap_or_default();
+    format!(
+        "{} holds several files for it: {}; name the one that is meant with option {}, such as {}",
+        folder.display(),
+        look::listed(names.iter().map(String::as_str)),
+        part.option(),
+        one.display()
+    )
+}
+
+/// Whether the name is that of an index of shards. diffusers puts a variant before the end: `.safetensors.index.fp16.json`.
+fn is_index(name: &str) -> bool {
+    name.ends_with(".json") && name.contains(".safetensors.index.")
+}
+
+/// Whether the name is that of a shard: `NAME-00001-of-00003.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let number =
+        |text: Option<&str>| text.is_some_and(|t| t.len() == 5 && t.bytes().all(|b| b.is_ascii_digit()));
+    let mut ends = name.strip_suffix(".safetensors").unwrap_or_default().rsplit('-');
+    number(ends.next()) && ends.next() == Some("of") && number(ends.next())
+}
+
+/// Names of what in a folder may be weights as a whole: files and indexes; neither shards, nor later parts of split GGUF files.
+fn whole_weights(folder: &Path) -> Vec<String> {
+    let there = entries(folder);
+    let indexes = there.iter().filter(|name| is_index(name));
+    let shards: BTreeSet<String> =
+        indexes.filter_map(|name| look::shard_names(&folder.join(name)).ok()).flatten().collect();
+    let is_whole = |name: &String| match gguf_parts(Path::new(name)) {
+        Some(parts) => parts.first().is_some_and(|first| {
+            // The first that is there stands for all of them.
+            let first =
+                parts.iter().find(|part| there.iter().any(|n| Path::new(n) == *part)).unwrap_or(first);
+            first == Path::new(name)
+        }),
+        None if is_index(name) => true,
+        None => {
+            let is_weights = [".safetensors", ".gguf"].iter().any(|ending| name.ends_with(ending));
+            is_weights && !shards.contains(name) && !is_shard(name)
+        }
+    };
+    there.iter().filter(|name| is_whole(name)).cloned().collect()
 }
 
 /// The names that are looked for.
@@ -100,7 +161,7 @@ pub(super) fn model_types_in(folder: &Path) -> Vec<ModelType> {
 }
 
 /// A part's weights at `path`: the file itself, or in that folder under one of the part's names. With `any_name`, a folder's
-/// only safetensors file (or only index) is taken whatever it is called.
+/// only weights are taken whatever they are called, and several are an error that lists them.
 pub(super) fn weights(
     part: Part,
     model_type: ModelType,
@@ -115,16 +176,28 @@ pub(super) fn weights(
         return look_at(path.to_path_buf());
     }
     let named = wanted_names(part, model_type).into_iter().map(|name| path.join(name));
-    let found = named.into_iter().find(|candidate| look::is_there(candidate)).or_else(|| {
-        let ending = |ending: &str| {
-            let mut matching = entries(path).into_iter().filter(|name| name.ends_with(ending));
-            matching.next().filter(|_| any_name && matching.next().is_none())
-        };
-        let known = [".safetensors.index.json", ".safetensors", ".gguf"];
-        known.into_iter().find_map(ending).map(|name| path.join(name))
-    });
-    found.map_or(Ok(None), look_at)
+    let of_diffusers = DIFFUSERS.iter().filter(|_| any_name).map(|name| path.join(name));
+    if let Some(found) = named.chain(of_diffusers).find(|candidate| look::is_there(candidate)) {
+        return look_at(found);
+    }
+    let found = if any_name { whole_weights(path) } else { Vec::new() };
+    match &found[..] {
+        [one] => look_at(path.join(one)),
+        [] => match entries(path).into_iter().filter(|name| any_name && is_shard(name)).collect::<Vec<_>>() {
+            shards if shards.is_empty() => Ok(None),
+            shards => Err(format!(
+                "{} holds shards ({}), but not the index that joins them (*.safetensors.index.json); get it from where they are from",
+                path.display(),
+                look::listed(shards.iter().map(String::as_str))
+            )),
+        },
+        several => Err(ambiguous(part, path, several)),
+    }
 }
+
+/// What diffusers calls weights, without a variant.
+const DIFFUSERS: [&str; 2] =
+    ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"];
 
 /// A file and what is wrong with it, as one sentence.
 fn of(file: &Path, reason: String) -> String {
@@ -249,43 +322,9 @@ fn split(name: &str) -> (&str, &str) {
     name.split_at_checked(at).unwrap_or((name, ""))
 }
 
-/// Letters and digits only, in lower case: how people vary names.
-fn letters(name: &str) -> Vec<char> {
-    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).take(64).collect()
-}
-
-/// Levenshtein's distance: how many letters to insert, delete or change.
-fn edit_distance(a: &[char], b: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b) {
-            let changed = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = changed.min(diagonal + 1).min(left + 1);
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edit_distances_are_right() {
-        let distance = |a: &str, b: &str| edit_distance(&letters(a), &letters(b));
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("abc", ""), 3);
-        assert_eq!(distance("FLUX1_dev", "flux1-dev"), 0);
-        assert_eq!(distance("vae", "ae"), 1);
-    }
 
     #[test]
     fn near_names_are_found_and_far_ones_are_not() {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use uno_core::weights::gguf_parts;
 
 /// Bytes that are looked at.
 const HEAD: u64 = 512;
@@ -44,7 +45,7 @@ pub(super) fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Looks at weights: a safetensors file, or an index whose shards are all there. `instead` says what to use for a file of
+/// Looks at weights: a safetensors or GGUF file, all parts of a split one, or an index whose shards are all there. `instead` says what to use for a file of
 /// another format.
 pub(super) fn weights(path: &Path, instead: &str) -> Look<PathBuf> {
     if has_extension(path, &["json"]) {
@@ -62,6 +63,22 @@ pub(super) fn weights(path: &Path, instead: &str) -> Look<PathBuf> {
         for shard in &shards {
             safetensors(&folder.join(shard), instead)
                 .map_err(|reason| format!("has a shard, {shard}, that {reason}"))?;
+        }
+    } else if let Some(parts) = gguf_parts(path) {
+        let names: Vec<_> = parts.iter().filter_map(|part| part.file_name()?.to_str()).collect();
+        let absent: Vec<_> =
+            parts.iter().zip(&names).filter(|(part, _)| !is_there(part)).map(|(_, name)| *name).collect();
+        if !absent.is_empty() {
+            return Err(format!(
+                "is one of {} parts of a split GGUF file, of which {} are not beside it: {}; put them there",
+                parts.len(),
+                absent.len(),
+                listed(absent)
+            ));
+        }
+        for (part, name) in parts.iter().zip(names) {
+            safetensors(part, instead)
+                .map_err(|reason| format!("is of a split GGUF file with a part, {name}, that {reason}"))?;
         }
     } else {
         safetensors(path, instead)?;

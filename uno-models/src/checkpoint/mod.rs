@@ -13,12 +13,13 @@
 //!
 //! 1. its own option ([`CheckpointOptions::dit`] and so on),
 //! 2. the model folder ([`CheckpointOptions::model_dir`]); a tokenizer is also taken from beside its encoder's weights,
-//! 3. its environment variable: `FLUX_DEV`, `FLUX_DEV_FP8`, `FLUX_SCHNELL`, `AE`, `T5`, `CLIP`, `LORA`,
-//! 4. the hub cache, which the Python tools fill and read too,
-//! 5. the hub, if [`CheckpointOptions::allow_download`] is set and nothing says offline.
+//! 3. the transformer's own file, where that is an all-in-one checkpoint with the autoencoder or text encoders in it,
+//! 4. its environment variable: `FLUX_DEV`, `FLUX_DEV_FP8`, `FLUX_SCHNELL`, `AE`, `T5`, `CLIP`, `LORA`,
+//! 5. the hub cache, which the Python tools fill and read too,
+//! 6. the hub, if [`CheckpointOptions::allow_download`] is set and nothing says offline.
 //!
 //! A path that was named and leads nowhere is an error, never a reason to go on to the next step. Where a model folder is
-//! named, steps 4 and 5 need `allow_download`: who names a folder wants the model in it, not a mixture.
+//! named, steps 5 and 6 need `allow_download`: who names a folder wants the model in it, not a mixture.
 //!
 //! # Model folder
 //!
@@ -30,10 +31,11 @@
 //! clip/  model.safetensors; tokenizer.json or vocab.json + merges.txt; config.json
 //! ```
 //!
-//! Files: `files` (what is found, and where), `options`, `environment`, `presets` (repositories and licences), `look` (cheap
+//! Files: `files` (what is found, and where), `all_in_one` (files with several parts), `options`, `environment`, `presets` (repositories and licences), `look` (cheap
 //! checks), `folder` (names in a folder), `cache` (layout of the hub cache), `discover` (the order above), `progress`,
 //! `hub` (download; feature `hub`, in whose absence `no_hub` stands for it).
 
+mod all_in_one;
 mod cache;
 mod discover;
 mod embedded;

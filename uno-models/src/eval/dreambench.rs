@@ -1,31 +1,34 @@
-//! DreamBench prompt lists: JSON `[{"prompt": ..., "image_paths": [...]}]`, paths relative to the file.
+//! DreamBench prompt lists: JSON `[{"prompt": ..., "image_paths": [...]}]` (or `"image_path"` with one), or the same entries as JSON
+//! lines; paths relative to the file.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 use crate::error::{Error, Result};
+use crate::lists::{Fields, Remarks, each_entry};
 
 /// Largest list that is read; the published ones have 0.2 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// One prompt with its references.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// What the picture shows.
     pub prompt: String,
     /// References, in order; absolute, or relative to the working directory, once read.
-    #[serde(default)]
     pub image_paths: Vec<PathBuf>,
 }
 
-/// Reads a prompt list; relative paths are taken from the list's own folder.
+/// Entries with something wrong that a message tells of at most.
+const SHOWN: usize = 5;
+
+/// Reads a prompt list; relative paths are taken from the list's own folder. `remark` hears of keys that are not used.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, is no such list, or is empty.
-pub fn read_prompts(path: &Path) -> Result<Vec<Entry>> {
+/// A file that cannot be read, is no such list, or is empty; entries without a prompt, or with a key that is likely misspelt (its
+/// number is told, from 0).
+pub fn read_prompts(path: &Path, remark: &mut dyn FnMut(&str)) -> Result<Vec<Entry>> {
     let length = std::fs::metadata(path).map_err(Error::read(path))?.len();
     if length > MAX_BYTES {
         return Err(Error::format(
@@ -33,20 +36,37 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Entry>> {
             format!("has {length} bytes, wanted a prompt list of at most {MAX_BYTES}"),
         ));
     }
-    let text = std::fs::read(path).map_err(Error::read(path))?;
-    let mut entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|e| {
-        Error::format(
-            path,
-            format!(r#"is no prompt list: {e}; wanted [{{"prompt": "...", "image_paths": ["..."]}}]"#),
-        )
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let (mut entries, mut wrong, mut remarks) = (Vec::new(), Vec::new(), Remarks::default());
+    let form = ["prompt list", r#"[{"prompt": "...", "image_paths": ["..."]}]"#];
+    each_entry(path, form, |number, fields: Fields| {
+        let listed = fields.read(number, &mut remarks).and_then(|listed| {
+            let image_paths = listed.references.iter().map(|image| folder.join(image)).collect();
+            Ok(Entry { prompt: listed.prompt.ok_or("has no \"prompt\"")?, image_paths })
+        });
+        match listed {
+            Ok(entry) => entries.push(entry),
+            Err(reason) => wrong.push(format!("entry {number}: {reason}")),
+        }
     })?;
+    if !wrong.is_empty() {
+        let more = match wrong.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!("\n  and {n} more entries"),
+        };
+        wrong.truncate(SHOWN);
+        return Err(Error::format(
+            path,
+            format!(
+                "is no prompt list that can be used (entries count from 0):\n  {}{more}",
+                wrong.join("\n  ")
+            ),
+        ));
+    }
     if entries.is_empty() {
         return Err(Error::format(path, "holds no prompt"));
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    for image in entries.iter_mut().flat_map(|entry| &mut entry.image_paths) {
-        *image = folder.join(&image);
-    }
+    remarks.text(path).iter().for_each(|text| remark(text));
     Ok(entries)
 }
 
@@ -90,7 +110,7 @@ mod tests {
         let list = folder.path().join("list.json");
         std::fs::write(&list, r#"[{"prompt": "a cat", "image_paths": ["cat.png"]}, {"prompt": "none"}]"#)
             .unwrap();
-        let entries = read_prompts(&list).unwrap();
+        let entries = read_prompts(&list, &mut |_| {}).unwrap();
         assert_eq!(entries[0].image_paths, [folder.path().join("cat.png")]);
         assert!(entries[1].image_paths.is_empty());
     }
@@ -101,9 +121,9 @@ mod tests {
         let list = folder.path().join("list.json");
         for text in ["", "[]", "{}", r#"[{"image_paths": []}]"#, r#"["a"]"#] {
             std::fs::write(&list, text).unwrap();
-            assert!(read_prompts(&list).is_err(), "{text}");
+            assert!(read_prompts(&list, &mut |_| {}).is_err(), "{text}");
         }
-        assert!(read_prompts(&folder.path().join("absent.json")).is_err());
+        assert!(read_prompts(&folder.path().join("absent.json"), &mut |_| {}).is_err());
     }
 
     #[test]

@@ -348,7 +348,9 @@ impl Evaluation {
     fn notes(&self, made: &Made, unknown: &[String], cut_prompts: usize, with_alpha: usize) -> Vec<String> {
         let mut notes = Vec::new();
         if cut_prompts > 0 {
-            notes.push(format!("CLIP takes 77 tokens: {cut_prompts} prompts are longer, and were cut for CLIP-T"));
+            notes.push(format!(
+                "CLIP takes 77 tokens: {cut_prompts} prompts are longer, and were cut for CLIP-T"
+            ));
         }
         if with_alpha > 0 {
             notes.push(format!(
@@ -430,7 +432,8 @@ impl Made {
                 list.push(value);
             }
         }
-        let Some(settings) = settings else {
+        // Older pictures name the model's files with their folders.
+        let Some(settings) = settings.map(|settings| settings.without_folders()) else {
             self.unknown += 1;
             return;
         };
@@ -455,13 +458,37 @@ impl Made {
 }
 
 impl Report {
-    /// Writes it as JSON.
+    /// Writes it as JSON, in place of an earlier report if there is one.
     ///
     /// # Errors
     ///
-    /// A folder that cannot be written to.
+    /// [`check_replaceable`](Self::check_replaceable); a folder that cannot be written to.
     pub fn write(&self, path: &Path) -> Result<()> {
+        Self::check_replaceable(path)?;
         write_json(path, self)
+    }
+
+    /// That a report, as JSON or as a page, can be written to `path` without taking the place of a file that is none.
+    ///
+    /// # Errors
+    ///
+    /// Such a file.
+    pub fn check_replaceable(path: &Path) -> Result<()> {
+        let is_ours = || {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            // Of another version, too.
+            let has = |json: &serde_json::Value| {
+                ["protocol", "by_prompt"].iter().all(|key| json.get(key).is_some())
+            };
+            text.starts_with(super::html::HEAD) || serde_json::from_str(&text).is_ok_and(|json| has(&json))
+        };
+        if path.symlink_metadata().is_err() || is_ours() {
+            return Ok(());
+        }
+        Err(Error::format(
+            path,
+            "is there already and is no report of an evaluation, so it is not replaced; move it away, or give another folder",
+        ))
     }
 }
 

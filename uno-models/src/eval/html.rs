@@ -11,13 +11,18 @@ use crate::error::{Error, Result};
 use crate::output::write_atomically;
 use crate::page::{STYLE, escaped, thumbnail};
 
+/// What the page begins with; by it an earlier one is known.
+pub(super) const HEAD: &str =
+    "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Evaluation</title>";
+
 impl Report {
-    /// Writes the page. References and pictures are read again, one by one.
+    /// Writes the page, in place of an earlier one if there is one. References and pictures are read again, one by one.
     ///
     /// # Errors
     ///
-    /// Pictures that cannot be read any more; a folder that cannot be written to.
+    /// [`check_replaceable`](Self::check_replaceable); pictures that cannot be read any more; a folder that cannot be written to.
     pub fn write_html(&self, path: &Path) -> Result<()> {
+        Self::check_replaceable(path)?;
         let mut page = self.head()?;
         let mut order: Vec<usize> = (0..self.by_prompt.len()).collect();
         let least = |i: usize| self.by_prompt[i].means.subject.map_or(f64::INFINITY, |mean| mean.mean);
@@ -31,7 +36,7 @@ impl Report {
 
     fn head(&self) -> Result<String> {
         let mut page = format!(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Evaluation</title><style>{STYLE}</style></head>\
+            "{HEAD}<style>{STYLE}</style></head>\
              <body><h1>Evaluation</h1><p>{} prompts, {} pictures each. Means with 95% intervals, by bootstrap over prompts.</p>",
             self.prompts, self.per_prompt
         );

@@ -8,12 +8,14 @@ use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use uno_core::approximation::Approximation;
 use uno_core::device::is_cpu;
 use uno_core::flux::{Flux, FluxConfig};
+use uno_core::lora;
+use uno_core::lora_keys::Component;
 use uno_core::text::T5Config;
 use uno_core::vae::AutoEncoderConfig;
 use uno_core::weights::{Checkpoint, LoadOptions, Storage};
 
 use super::{Budget, gib, gpu, measure};
-use crate::components::{LoraMerge, ModelSource, PipelineOptions, modulation_bytes};
+use crate::components::{LoraMerge, ModelSource, PipelineOptions, VaeTiling, modulation_bytes};
 use crate::error::{Error, Result};
 
 /// How large a request is.
@@ -114,7 +116,7 @@ const SMALL: u64 = 256 << 20;
 
 impl Plan {
     /// Fits `source` and a request of this size into `budget`, for a pipeline with these options: their device, number format,
-    /// storage and wish for merged LoRAs. Nothing is loaded.
+    /// storage, and wishes for merged LoRAs and for tiles of the autoencoder. Nothing is loaded.
     ///
     /// On a GPU the bound is on its memory, which is not measured: [`Budget::Auto`] keeps everything there.
     ///
@@ -154,10 +156,11 @@ impl Plan {
             let fits = on_cpu
                 && !options.int8
                 && budget != Budget::Least
-                && merged.peak(merged.matrices, false, None) <= limit;
+                && merged.peak(merged.matrices, false, options.vae_tiling.tile()) <= limit;
             merge_lora = LoraMerge::from(fits && source.has_lora());
         }
         let need = Need::of(source, options, geometry, merge_lora.is_merged(), base)?;
+        let vae_tile = options.vae_tiling.tile();
         let mut plan = Self {
             on_cpu,
             budget: limit,
@@ -167,16 +170,16 @@ impl Plan {
             resident: need.matrices,
             streamed_bytes: 0,
             stream_text_encoders: false,
-            vae_tile: None,
+            vae_tile,
             merge_lora: merge_lora.is_merged(),
-            phases: need.phases(need.matrices, false, None),
+            phases: need.phases(need.matrices, false, vae_tile),
             seconds_per_step: None,
         };
         if budget == Budget::Least {
             plan.stream_text_encoders = true;
             plan.stay(&need, if merge_lora.is_merged() { need.matrices } else { 0 });
         } else if plan.peak() > limit {
-            plan.shrink(&need)?;
+            plan.shrink(&need, options.vae_tiling)?;
         }
         // A GPU's speed is not measured beforehand.
         plan.seconds_per_step =
@@ -196,13 +199,15 @@ impl Plan {
 
     /// Gives up residence step by step: text encoders first, which are used once per prompt, then as much of the transformer
     /// as it takes, then the autoencoder's exactness.
-    fn shrink(&mut self, need: &Need) -> Result<()> {
+    fn shrink(&mut self, need: &Need, tiling: VaeTiling) -> Result<()> {
         self.stream_text_encoders = true;
         // Merged matrices exist in memory only.
         let least = if need.merge_lora { need.matrices } else { 0 };
-        let tiles = std::iter::once(None).chain(TILES.into_iter().map(Some));
-        let fitting = tiles.into_iter().find(|tile| need.peak(least, true, *tile) <= self.budget);
-        let Some(tile) = fitting else { return Err(self.refusal(need)) };
+        // What is said of tiles holds; else the largest that fit.
+        let smaller = TILES.iter().filter(|_| tiling.is_auto()).map(|tile| Some(*tile));
+        let mut tiles = std::iter::once(tiling.tile()).chain(smaller);
+        let fitting = tiles.find(|tile| need.peak(least, true, *tile) <= self.budget);
+        let Some(tile) = fitting else { return Err(self.refusal(need, tiling)) };
         self.vae_tile = tile;
         // What stays in memory adds to every stage from denoising on. A little is left free: allocators keep what they were
         // given for a while.
@@ -213,9 +218,14 @@ impl Plan {
         Ok(())
     }
 
-    fn refusal(&self, need: &Need) -> Error {
+    fn refusal(&self, need: &Need, tiling: VaeTiling) -> Error {
         let least = if need.merge_lora { need.matrices } else { 0 };
-        let least = need.phases(least, true, TILES.last().copied());
+        let (tile, how) = match tiling {
+            VaeTiling::Auto => (TILES.last().copied(), "in tiles".to_owned()),
+            VaeTiling::Whole => (None, "on whole pictures, as is asked".to_owned()),
+            VaeTiling::Tiles(tile) => (Some(tile), format!("in tiles of {tile} latents, as is asked")),
+        };
+        let least = need.phases(least, true, tile);
         let worst = least.iter().max_by_key(|phase| phase.peak);
         let (name, peak) = worst.map_or(("nothing", 0), |phase| (phase.name, phase.peak));
         let remedy = if need.merge_lora {
@@ -227,7 +237,8 @@ impl Plan {
             "memory",
             gib(self.budget),
             format!(
-                "at least {}: that is what {name} takes, with all weights streamed from disk and the autoencoder in tiles; {remedy}",
+                "at least {}: that is what {name} takes, with all weights streamed from disk and the autoencoder working {how}; \
+                 {remedy}",
                 gib(peak)
             ),
         )
@@ -242,7 +253,7 @@ impl Plan {
     pub fn apply(&self, options: &mut PipelineOptions) {
         options.resident_bytes = self.resident_bytes;
         options.stream_text_encoders = self.stream_text_encoders;
-        options.vae_tile = self.vae_tile;
+        options.vae_tiling = self.vae_tile.into();
         options.merge_lora = self.merge_lora.into();
     }
 
@@ -341,19 +352,23 @@ impl Need {
         let t5 = T5Config::detect(&source.text.t5)?;
         let text_tokens = source.text.t5_length;
         let autoencoder = AutoEncoderConfig::detect(&source.ae)?;
-        let loras: Vec<&Checkpoint> =
-            source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora)).collect();
+        let loras = |component| {
+            let all = source.lora.iter().chain(source.more_loras.iter().map(|(lora, _)| lora));
+            all.map(|file| lora::part(file, component)).collect::<Vec<Checkpoint>>()
+        };
+        let text_loras = [loras(Component::Clip), loras(Component::T5)].concat();
+        let loras = loras(Component::Transformer);
         let form = options.load();
         let on_cpu = is_cpu(&options.device);
         let in_place = on_cpu && options.dtype == FloatDType::F32 && options.storage == Storage::AsStored;
         let number = DType::from(options.dtype).size() as u64;
         let mut matrices = matrix_bytes(&source.dit, &form);
-        let beside = loras.iter().map(|lora| matrix_numbers(lora)).sum();
+        let beside = loras.iter().map(matrix_numbers).sum();
         let mut largest = match on_cpu {
             true => largest(&source.dit),
             false => gpu::blocks_under_way(&flux, beside, number),
         };
-        let of_loras = loras.iter().map(|lora| stored_bytes(lora)).sum::<u64>();
+        let of_loras = loras.iter().map(stored_bytes).sum::<u64>();
         let stored = stored_bytes(&source.dit) + of_loras;
         if merge_lora && !loras.is_empty() {
             // Nearly all matrices are adapted and then held expanded; those that are not are counted too.
@@ -362,6 +377,7 @@ impl Need {
         } else {
             matrices += loras.iter().map(|lora| matrix_bytes(lora, &form)).sum::<u64>();
         }
+        let text = [&source.text.t5, &source.text.clip].into_iter().chain(&text_loras);
         let once = if merge_lora { 0 } else { modulation_bytes(&flux, &source.dit, &form) };
         let part = |prefix: &str| {
             let of_part = source.ae.tensors().iter().filter(|(name, _)| name.contains(prefix));
@@ -375,7 +391,7 @@ impl Need {
             stored,
             largest,
             small: [&source.dit, &source.text.t5, &source.text.clip].map(small_bytes).iter().sum(),
-            text: matrix_bytes(&source.text.t5, &form) + matrix_bytes(&source.text.clip, &form),
+            text: text.map(|part| matrix_bytes(part, &form)).sum(),
             largest_text: match on_cpu {
                 true => largest_linear(&source.text.t5),
                 false => gpu::text_blocks_under_way(&t5, number),
@@ -515,7 +531,7 @@ fn text_activations(config: &T5Config, tokens: usize, batch: usize, in_place: bo
 }
 
 /// Floating point operations of one step for one picture (2 per multiplication and addition).
-fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[&Checkpoint]) -> f64 {
+fn flops(config: &FluxConfig, text_tokens: usize, geometry: &Geometry, loras: &[Checkpoint]) -> f64 {
     let (hidden, mlp) = (config.hidden_size as f64, config.mlp_hidden as f64);
     let tokens = (text_tokens + geometry.tokens()) as f64;
     let per_block =

@@ -38,7 +38,8 @@ impl Message {
         let content = self.content.map(|content| match content {
             Content::Text(text) => text,
             Content::Parts(parts) => {
-                let texts = parts.into_iter().filter(|part| !matches!(part.kind.as_str(), "thinking" | "reasoning"));
+                let texts =
+                    parts.into_iter().filter(|part| !matches!(part.kind.as_str(), "thinking" | "reasoning"));
                 texts.map(|part| part.text).collect()
             }
         });
@@ -85,9 +86,11 @@ fn without_thoughts(text: &str) -> Result<&str, String> {
 /// What stands between fences, without the name of the language.
 fn fenced(text: &str) -> impl Iterator<Item = &str> {
     let blocks = text.split("```").skip(1).step_by(2);
-    blocks.map(|block| block.split_once('\n').map_or(block, |(language, rest)| {
-        if language.trim().chars().all(|c| c.is_ascii_alphanumeric()) { rest } else { block }
-    }))
+    blocks.map(|block| {
+        block.split_once('\n').map_or(block, |(language, rest)| {
+            if language.trim().chars().all(|c| c.is_ascii_alphanumeric()) { rest } else { block }
+        })
+    })
 }
 
 /// Objects in running text, the outermost ones.

@@ -8,9 +8,12 @@ use super::endpoint::EndpointConfig;
 use super::item::Stage;
 use super::taxonomy::{TEMPLATE, has_companion};
 use crate::error::{Error, Result};
+use crate::text_file;
 
 /// Most diptychs of one synthesis.
 const MAX_COUNT: usize = 10_000_000;
+/// Largest configuration that is read; real ones have some kilobytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// A synthesis. Paths are relative to the file; docs/synthesis.md lists the keys.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -207,7 +210,7 @@ impl SynthesisConfig {
     ///
     /// A file that cannot be read; keys that are unknown or missing; values that cannot be worked with.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        let text = text_file::read(path, MAX_BYTES, "a configuration")?;
         let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let parsed: Result<Self, String> = if is_json {
             serde_json::from_str(&text).map_err(|e| e.to_string())

@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 
 use super::endpoint::{Endpoint, Part};
 use crate::error::{Error, Result};
+use crate::text_file;
+
+/// Largest file of boxes that is read: those of a million items.
+const MAX_BOXES_BYTES: u64 = 256 << 20;
 
 /// A box in pixels: left, top, right, bottom; the last two are just outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,8 +101,8 @@ fn read(value: Value) -> Result<Option<Area>, String> {
 ///
 /// A file that cannot be read or holds something else.
 pub(super) fn read_boxes(path: &Path) -> Result<BTreeMap<String, Option<Area>>> {
-    let bytes = std::fs::read(path).map_err(Error::read(path))?;
-    serde_json::from_slice(&bytes).map_err(|e| {
+    let text = text_file::read(path, MAX_BOXES_BYTES, "boxes")?;
+    serde_json::from_str(&text).map_err(|e| {
         Error::format(
             path,
             format!(r#"holds no boxes: {e}; wanted {{"000012": [left, top, right, bottom]}}"#),

@@ -174,7 +174,8 @@ impl Endpoint {
                 return Err(self.error(reason, EndpointFailure::Unreachable));
             }
             if let Some(asked) = asked.filter(|asked| *asked > MAX_ASKED) {
-                let reason = format!("{reason}; it asks for a wait of {} seconds; run again then", asked.as_secs());
+                let reason =
+                    format!("{reason}; it asks for a wait of {} seconds; run again then", asked.as_secs());
                 return Err(self.error(reason, EndpointFailure::Refused));
             }
             std::thread::sleep(asked.unwrap_or(wait));

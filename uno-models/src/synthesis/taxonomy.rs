@@ -9,6 +9,7 @@ use serde_json::json;
 use super::endpoint::{Endpoint, Part};
 use super::seam::Layout;
 use crate::error::{Error, Result};
+use crate::text_file;
 use crate::train::random::{Draws, Purpose};
 
 /// Largest file that is read.
@@ -79,15 +80,8 @@ impl Taxonomy {
     ///
     /// A file that cannot be read or is none; fewer than two subjects, or one with fewer than two scenes.
     pub fn read(path: &Path) -> Result<Self> {
-        let length = std::fs::metadata(path).map_err(Error::read(path))?.len();
-        if length > MAX_BYTES {
-            return Err(Error::format(
-                path,
-                format!("has {length} bytes; wanted a taxonomy of at most {MAX_BYTES}"),
-            ));
-        }
-        let bytes = std::fs::read(path).map_err(Error::read(path))?;
-        let taxonomy: Self = serde_json::from_slice(&bytes).map_err(|e| {
+        let text = text_file::read(path, MAX_BYTES, "a taxonomy")?;
+        let taxonomy: Self = serde_json::from_str(&text).map_err(|e| {
             let form = r#"{"classes": [{"name": "mug", "subjects": [{"description": "a red mug", "scenes": ["on a beach", "at night"]}]}]}"#;
             Error::format(path, format!("is no taxonomy: {e}; wanted {form}"))
         })?;

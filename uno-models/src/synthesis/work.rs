@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use burn::tensor::Device;
 use image::RgbImage;
 use serde_json::{Value, json};
+use uno_core::device::Opened;
 use uno_core::traits::Silent;
 use uno_core::vision::cosine;
 
@@ -74,7 +74,7 @@ pub type Watch<'a> = &'a (dyn Fn(SynthesisEvent<'_>) -> ControlFlow<()> + Sync);
 pub struct Synthesis {
     config: SynthesisConfig,
     taxonomy: Taxonomy,
-    device: Device,
+    device: Opened,
 }
 
 impl Synthesis {
@@ -85,7 +85,7 @@ impl Synthesis {
     /// Files that are missing or damaged; a folder that was begun with other settings.
     pub fn open(config: SynthesisConfig) -> Result<Self> {
         config.validate()?;
-        let device = uno_core::device::open(&config.device)?;
+        let device = uno_core::device::open_named(&config.device)?;
         if !config.taxonomy.exists() && !config.classes.is_empty() {
             ask_taxonomy(&config)?;
         }
@@ -120,7 +120,7 @@ impl Synthesis {
         };
         manifest.insert("model", json!(fingerprints(&self.source(false)?)));
         if let Some(similarity) = &config.similarity {
-            let finder = SubjectFinder::open(&similarity.dinov2, &self.device)?;
+            let finder = SubjectFinder::open(&similarity.dinov2, &self.device.device)?;
             manifest.insert("similarity", json!([similarity.threshold, finder.record()]));
         }
         if let Some(JudgementConfig { endpoint, min_score, .. }) = &config.judgement {
@@ -233,7 +233,7 @@ impl Synthesis {
             Stage::Split => each(1, &|item| self.split(item)),
             Stage::Similarity | Stage::SecondSimilarity => {
                 let similarity = config.similarity.as_ref().ok_or_else(|| missing("similarity"))?;
-                let finder = SubjectFinder::open(&similarity.dinov2, &self.device)?;
+                let finder = SubjectFinder::open(&similarity.dinov2, &self.device.device)?;
                 each(1, &|item| {
                     let outcome =
                         self.similarity(&finder, similarity.threshold, &self.compared(stage, item)?)?;
@@ -509,8 +509,8 @@ struct Maker {
 impl Maker {
     fn open(synthesis: &Synthesis, with_lora: bool) -> Result<Self> {
         let source = synthesis.source(with_lora)?;
-        let options = PipelineOptions::new(&synthesis.device);
-        let info = ModelInfo::new(&source, &options, &synthesis.config.device);
+        let options = PipelineOptions::suited_to(&synthesis.device);
+        let info = ModelInfo::new(&source, &options, &synthesis.device);
         Ok(Self { pipeline: load(&source, &options, &Silent)?, info })
     }
 

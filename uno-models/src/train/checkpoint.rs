@@ -83,12 +83,7 @@ pub fn folder(output: &Path, stage: &str, step: u64) -> PathBuf {
 /// # Errors
 ///
 /// Something cannot be written; there is then no folder of that name, or the one that was there before.
-pub fn write(
-    folder: &Path,
-    training: &Training,
-    state: &State,
-    dtype: StorageDtype,
-) -> Result<()> {
+pub fn write(folder: &Path, training: &Training, state: &State, dtype: StorageDtype) -> Result<()> {
     let parent = folder.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(Error::write(parent))?;
     let temporary =

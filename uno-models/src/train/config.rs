@@ -11,7 +11,11 @@ use super::learning_rate::{Decay, LearningRate};
 use super::optimizer::AdamWConfig;
 use crate::checkpoint::{CheckpointOptions, ModelType};
 use crate::error::{Error, Result};
+use crate::text_file;
 use crate::unope::UnoPe;
+
+/// Largest configuration that is read; real ones have some kilobytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// A training run. Only `output` and `stages` have to be given; everything else is UNO's recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -324,7 +328,7 @@ impl TrainConfig {
     ///
     /// A file that cannot be read; unknown, missing or wrong keys; what [`validate`](Self::validate) returns.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::read(path))?;
+        let text = text_file::read(path, MAX_BYTES, "a configuration")?;
         let is_json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let parsed: std::result::Result<Self, String> = if is_json {
             serde_json::from_str(&text).map_err(|e| e.to_string())

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+use uno_core::device::Opened;
 
 use super::batch::{BatchRecipe, training_times};
 use super::buckets::buckets;
@@ -56,6 +56,9 @@ pub fn check_data(config: &TrainConfig, observer: &dyn TrainObserver) -> Result<
                 let (below, path) = (listed.below_score, source.path.display());
                 let text = format!("{path}: {below} entries are below the score {}", source.min_score);
                 tell(observer, &TrainEvent::Notice { text: &text })?;
+            }
+            if let Some(text) = &listed.remark {
+                tell(observer, &TrainEvent::Notice { text })?;
             }
             let (checked, wrong) = check(listed, &source.path, &wanted);
             samples.extend(checked);
@@ -211,8 +214,8 @@ pub fn recipe(config: &TrainConfig, stage: &StageConfig) -> Result<BatchRecipe> 
 /// # Errors
 ///
 /// A device that does not answer.
-pub fn devices(config: &TrainConfig) -> Result<Vec<Device>> {
-    config.devices.iter().map(|name| Ok(uno_core::device::open(name)?)).collect()
+pub fn devices(config: &TrainConfig) -> Result<Vec<Opened>> {
+    config.devices.iter().map(|name| Ok(uno_core::device::open_named(name)?)).collect()
 }
 
 /// Tells the observer; before the first step, its wish to stop ends the run at once.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::{Device, FloatDType};
+use uno_core::device::Opened;
 use uno_core::weights::{Checkpoint, Storage, StorageDtype};
 
 use super::checkpoint::{self, State, Training, VERSION};
@@ -94,7 +95,7 @@ pub fn train(
     }
 
     // 3. Prompts and pictures.
-    let options = options(config, &devices[0], &config.devices[0]);
+    let options = options(config, &devices[0]);
     let mut encodings = encodings(config, source, &options, observer)?;
     let pictures = Pictures::prepare(requests, &encodings, source, &options)?;
     if config.cache.ahead {
@@ -104,10 +105,11 @@ pub fn train(
 
     // 4. The transformer and its LoRA.
     tell(observer, &TrainEvent::Begins { what: "loading the transformer" })?;
-    let parameters = first_parameters(config, source, resumed.as_ref().map(|(folder, _)| folder.as_path()), &options)?;
-    let replicas = devices.iter().zip(&config.devices).map(|(device, name)| {
-        let flux = load_transformer(source, &self::options(config, device, name))?;
-        Ok((device.clone(), LoraModel::new(flux, &parameters.to_device(device))?))
+    let last = resumed.as_ref().map(|(folder, _)| folder.as_path());
+    let parameters = first_parameters(config, source, last, &options)?;
+    let replicas = devices.iter().map(|opened| {
+        let flux = load_transformer(source, &self::options(config, opened))?;
+        Ok((opened.device.clone(), LoraModel::new(flux, &parameters.to_device(&opened.device))?))
     });
     let replicas = Replicas::new(replicas.collect::<Result<_>>()?)?;
 
@@ -120,7 +122,7 @@ pub fn train(
     let mut first = 0;
     let mut at = None;
     if let Some((folder, state)) = resumed {
-        checkpoint::read(&folder, &state, &mut training, &devices[0])?;
+        checkpoint::read(&folder, &state, &mut training, &devices[0].device)?;
         run.samples = state.samples;
         first = config.stages.iter().position(|stage| stage.name == state.stage).unwrap_or(0);
         at = Some((folder, state));
@@ -260,16 +262,16 @@ fn first_parameters(
 }
 
 /// How the model is loaded on a device.
-fn options(config: &TrainConfig, device: &Device, name: &str) -> PipelineOptions {
-    let mut options = PipelineOptions::new(device);
+fn options(config: &TrainConfig, opened: &Opened) -> PipelineOptions {
+    let mut options = PipelineOptions::suited_to(opened);
     options.dtype = match config.dtype {
         Dtype::F32 => FloatDType::F32,
         Dtype::F16 => FloatDType::F16,
         Dtype::Bf16 => FloatDType::BF16,
     };
-    let is_cpu = name == "cpu" || name == "flex" || uno_core::device::BACKENDS == ["cpu"];
-    let expand = config.expand_weights.unwrap_or(!is_cpu);
-    options.storage = if expand { Storage::Expanded } else { Storage::AsStored };
+    if let Some(expand) = config.expand_weights {
+        options.storage = if expand { Storage::Expanded } else { Storage::AsStored };
+    }
     options
 }
 

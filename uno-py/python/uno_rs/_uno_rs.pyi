@@ -33,9 +33,11 @@ __all__ = [
     "position_ids",
     "preprocess",
     "read_settings",
+    "refuse_partial",
     "synthesize",
     "timestep_schedule",
     "train_lora",
+    "unreadable",
 ]
 
 __version__: str
@@ -123,6 +125,8 @@ def initial_noise(
     channels: int = 16,
 ) -> Floats: ...
 def read_settings(path: Path) -> str: ...
+def refuse_partial(name: str, data: bytes) -> None: ...
+def unreadable(data: bytes) -> str | None: ...
 def synthesize(
     config: Path,
     stages: list[str],

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +37,26 @@ class UnoOutput:
     def save(self, folder: str | os.PathLike[str]) -> list[str]:
         """Saves PIL images as `0.png`, `1.png` ... with their settings inside, and returns the paths.
 
-        Raises ValueError if the images are no PIL images.
+        The settings in a file name references and the model's files without their folders. Earlier results of that name are
+        replaced.
+
+        Raises ValueError if the images are no PIL images, FileExistsError for a picture of that name that was not made by
+        uno-rs; then nothing is saved.
         """
         from PIL.PngImagePlugin import PngInfo
 
         paths = []
         os.makedirs(folder, exist_ok=True)
-        for i, (image, settings) in enumerate(zip(self._pil(), self.metadata)):
+        places = [os.path.join(folder, f"{i}.png") for i in range(len(self._pil()))]
+        for path in places:
+            if os.path.lexists(path) and not _is_ours(path):
+                raise FileExistsError(
+                    f"{path}: is there already and was not made by uno-rs, so it is not replaced; save to another folder"
+                )
+        for path, image, settings in zip(places, self._pil(), self.metadata):
             info = PngInfo()
             info.add_itxt("Description", settings["prompt"])
-            info.add_itxt("uno", json.dumps(settings, ensure_ascii=False))
-            path = os.path.join(folder, f"{i}.png")
+            info.add_itxt("uno", json.dumps(_without_folders(settings), ensure_ascii=False))
             # Complete or not at all: written beside its place, then moved there.
             partial = f"{path}.part"
             image.save(partial, format="PNG", pnginfo=info)
@@ -81,8 +91,30 @@ class UnoOutput:
         return f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(figures)}</div>{notes}'
 
 
+def _is_ours(path: str) -> bool:
+    try:
+        read_settings(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with files by their names alone: a picture leaves the machine."""
+
+    def name(record: dict[str, Any]) -> dict[str, Any]:
+        return record | {"path": re.split(r"[/\\]", record["path"].rstrip("/\\"))[-1]}
+
+    noise = settings.get("noise_file")
+    return settings | {
+        "references": [name(reference) for reference in settings["references"]],
+        "model": [name(file) for file in settings["model"]],
+        "noise_file": noise and name(noise),
+    }
+
+
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings inside a PNG made by uno-rs, or in its JSON file.
+    """The settings inside a PNG or JPEG made by uno-rs, or in its JSON file.
 
     Raises ValueError if there are none, FileNotFoundError if there is no file.
     """

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import PIL.Image
 
@@ -25,15 +27,14 @@ def raw(picture: PictureLike, *, exif_orientation: bool = True, name: str = "pic
     A path is opened with Pillow. EXIF orientation is honoured unless `exif_orientation` is off. An array is `[H, W]`,
     `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`: uint8, or float in 0 to 1.
 
-    Raises TypeError for other kinds, ValueError for arrays of other shapes or values, FileNotFoundError, and what
-    Pillow raises for a file that is no picture.
+    Raises TypeError for other kinds, ValueError for arrays of other shapes or values, for a JPEG that is cut short and
+    for a raw photo, FileNotFoundError, and what Pillow raises for a file that is no picture.
     """
     import PIL.Image
-    import PIL.ImageOps
 
     if isinstance(picture, (str, os.PathLike)):
         name = os.fspath(picture)
-        with PIL.Image.open(name) as image:
+        with open(name, "rb") as file, opened(name, file.read()) as image:
             _check_size(name, image.size)
             image.load()
             return _from_pil(image, name, exif_orientation)
@@ -42,6 +43,27 @@ def raw(picture: PictureLike, *, exif_orientation: bool = True, name: str = "pic
     if hasattr(picture, "__array_interface__"):
         return _from_array(picture, name)
     raise TypeError(f"{name}: got {type(picture).__name__}, wanted a path, a PIL image or a numpy array")
+
+
+def opened(name: str, data: bytes, formats: Sequence[str] | None = None) -> PIL.Image.Image:
+    """The bytes of a picture file as Pillow opens them, not yet loaded.
+
+    Raises ValueError for a JPEG that is cut short, even where Pillow was told to load such files, and for a raw photo,
+    of which Pillow shows the preview; `PIL.UnidentifiedImageError`, which says what the file is and what to do, for
+    other kinds.
+    """
+    import io
+
+    import PIL.Image
+
+    from . import _uno_rs
+
+    _uno_rs.refuse_partial(name, data)
+    try:
+        return PIL.Image.open(io.BytesIO(data), formats=formats)
+    except PIL.UnidentifiedImageError:
+        reason = _uno_rs.unreadable(data) or "is no picture that Pillow can read; it is damaged or of an unusual kind"
+        raise PIL.UnidentifiedImageError(f"{name}: {reason}") from None
 
 
 def record(picture: PictureLike, taken: RawPicture) -> tuple[str, str]:

@@ -58,7 +58,7 @@ class UnoPipeline:
 
         Without either it is uno-tiny, the small model inside the package: eight kinds of subjects in six scenes.
 
-        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal or rocm, as far as they are built in (`uno_rs.BACKENDS`).
+        `device` is cpu, cuda, cuda:1, vulkan, wgpu, metal, rocm or auto, as far as they are built in (`uno_rs.BACKENDS`).
         `dtype` is float32, bfloat16 or float16; by default what suits the device. `model_type` is flux-dev,
         flux-dev-fp8 or flux-schnell; by default what the files are. FLUX.1-dev's licence is non-commercial.
 
@@ -69,8 +69,9 @@ class UnoPipeline:
         is memory="least".
 
         `lora_scale` is the factor on UNO's LoRA; 0 is plain FLUX. `loras` are further ones (XLabs, kohya, diffusers or
-        PEFT keys), each a file, or a file with its factor: ("style.safetensors", 0.8). With `merge_lora` all are
-        merged into the weights (faster steps, more memory); None leaves that to the plan. `int8` multiplies in 8-bit
+        PEFT keys, for the text encoders too), each a file or the folder that PEFT or diffusers saved, or that with its
+        factor: ("style.safetensors", 0.8). With `merge_lora` all are merged into the transformer's weights (faster
+        steps, more memory); None leaves that to the plan. `int8` multiplies in 8-bit
         integers, with a transformer stored as Q8_0: faster, and an approximation.
 
         Raises CheckpointError, FileNotFoundError or OSError for files that are missing, wrong or refused by the hub;
@@ -206,8 +207,7 @@ class UnoPipeline:
 
         `prompt` is one or several; each gets `num_images_per_prompt` pictures, with seeds `seed`, `seed + 1` ..., or
         those of a sequence with one seed per picture. All are computed together, each as it would be alone. What is not
-        given is as in the official program: 512 x 512 pixels, guidance 4; 128 x 128 and 1 for the model inside the
-        package.
+        given is as in the official program: 512 x 512 pixels, guidance 4; 128 x 128 for the model inside the package.
         `reference_images` are PIL images, uint8 or 0-to-1 float arrays, or paths, and the same for all. Height and
         width are rounded down to multiples of 16. `latents` is the initial noise `[n, 16, H / 8, W / 8]` in place of
         drawn noise.
@@ -323,7 +323,7 @@ class UnoPipeline:
 
     @property
     def device(self) -> str:
-        """The device, by the name it was opened with."""
+        """The device that was opened (cpu, cuda, cuda:1 ...), whatever name it was asked for by."""
         return self._core.device
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::tests::settings;
 
 fn queue(folder: &Path, most: usize) -> Queue {
-    let store = Arc::new(Store::open(folder).unwrap());
+    let store = Arc::new(Store::open(folder, false).unwrap());
     Queue::open(store, Arc::default(), most).unwrap()
 }
 
@@ -79,6 +79,26 @@ fn a_stopping_queue_takes_and_begins_nothing_and_keeps_all() {
     let (job, _) = second.next().unwrap();
     assert_eq!((&job.id, job.pictures.len()), (&ids[0], 1));
     assert_eq!(second.waiting()[0].id, ids[1]);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_keeps_jobs_waiting_and_refuses_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = Arc::new(queue(folder.path(), 5));
+    let id = submit(&queue).id;
+    let disk = queue.store.disk();
+    disk.note(Trouble::Full);
+    let error = queue.submit(settings(), false).unwrap_err();
+    assert_eq!(error.status(), StatusCode::INSUFFICIENT_STORAGE);
+    assert!(error.message().contains("the disk is full"), "{}", error.message());
+    let (this, (tell, hear)) = (queue.clone(), std::sync::mpsc::channel());
+    let worker = std::thread::spawn(move || tell.send(this.next().unwrap().0.id));
+    assert!(hear.recv_timeout(2 * LOOK).is_err(), "it is not begun");
+    assert_eq!(queue.job(&id).unwrap().state, State::Queued);
+    queue.store.look_at_disk();
+    assert_eq!(hear.recv().unwrap(), id, "it goes on by itself");
+    worker.join().unwrap().unwrap();
+    submit(&queue);
 }
 
 #[test]

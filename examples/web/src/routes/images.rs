@@ -138,7 +138,7 @@ async fn make(
         let image = |(n, picture): (usize, &crate::job::Picture)| match format {
             ResponseFormat::Url => Ok(Image { b64_json: None, url: Some(format!("{base}{}", picture.url)) }),
             ResponseFormat::B64Json => {
-                let bytes = std::fs::read(app.store.pictures_of(&job.id).join(format!("{n}.png")))?;
+                let bytes = std::fs::read(app.store.folder().pictures_of(&job.id).join(format!("{n}.png")))?;
                 Ok(Image { b64_json: Some(BASE64_STANDARD.encode(bytes)), url: None })
             }
         };

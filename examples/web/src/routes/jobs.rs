@@ -1,5 +1,7 @@
 //! Jobs: asked for, listed, cancelled, removed, and their pictures.
 
+use std::io::ErrorKind;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -155,9 +157,14 @@ async fn picture(
         return Err(ApiError::not_found(format!("no such picture: {} are finished", job.pictures.len())));
     }
     let read = blocking(move || {
-        let path = app.store.pictures_of(&id).join(format!("{n}.png"));
-        let bytes = std::fs::read(&path);
-        bytes.map(Into::into).map_err(|error| ApiError::internal(format_args!("{}: {error}", path.display())))
+        let path = app.store.folder().pictures_of(&id).join(format!("{n}.png"));
+        std::fs::read(&path).map(Into::into).map_err(|error| match error.kind() {
+            // Somebody has taken it away, or the database is an older one.
+            ErrorKind::NotFound => {
+                ApiError::not_found("the file of this picture is missing in the data folder")
+            }
+            _ => ApiError::internal(format_args!("{}: {error}", path.display())),
+        })
     });
     let mut response = cached(&headers, "image/png", &tag, read).await?;
     if is_download {

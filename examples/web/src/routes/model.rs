@@ -47,7 +47,7 @@ async fn model(State(app): State<Shared>) -> Json<ModelAnswer> {
     let model = &app.model;
     Json(ModelAnswer {
         name: model.name().to_owned(),
-        device: model.device().to_owned(),
+        device: model.device().to_string(),
         dtype: model.dtype().to_owned(),
         defaults: model.defaults().clone(),
         limits: app.limits.clone(),

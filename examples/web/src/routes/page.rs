@@ -55,8 +55,8 @@ static PAGE: LazyLock<Vec<File>> = files!("../../page/":
     "about.js" "actions.js" "api.js" "app.js" "buttons.css" "choices.js" "connection.js" "controls.css"
     "dialogs.css" "dialogs.js" "dom.js" "drop.js" "events.js" "examples.js" "fields.js" "format.js"
     "generate.js" "history.css" "history.js" "icon.svg" "index.html" "jobs.js" "pictures.js" "plan.js"
-    "progress.js" "references.css" "references.js" "reorder.js" "settings.css" "settings.js" "sizes.js"
-    "stage.css" "stage.js" "style.css" "theme.js" "viewer.js"
+    "progress.js" "references.css" "references.js" "reorder.js" "settings.css" "settings.js" "shared.js"
+    "sizes.js" "stage.css" "stage.js" "storage.js" "style.css" "theme.js" "turns.js" "viewer.js"
 );
 
 /// Pictures of the examples.

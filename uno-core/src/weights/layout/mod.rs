@@ -95,6 +95,13 @@ const MODELS: [&str; 6] = [
     "conditioner.",
 ];
 
+/// Whether a file with these tensors holds several models.
+pub(super) fn holds_several<'a>(mut names: impl Iterator<Item = &'a String>) -> bool {
+    let model = |name: &String| MODELS.iter().position(|prefix| name.starts_with(prefix));
+    let first = names.find_map(model);
+    first.is_some_and(|first| names.filter_map(model).any(|other| other != first))
+}
+
 /// A tensor of the file that is, or may be, one of the wanted model.
 #[derive(Clone, Copy)]
 struct Tensor<'a> {

@@ -1,41 +1,31 @@
 //! The plain list: `[{"prompt", "image_paths" or "image_path", "image_tgt_path"}]`, as the official trainer reads it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Deserialize;
+use super::{DataError, Listed, Sample};
+use crate::error::Result;
+use crate::lists::{Fields, Remarks, each_entry};
 
-use super::{DataError, Listed, Sample, each_entry};
-
-/// An entry; what is missing is told later, all together.
-#[derive(Deserialize)]
-struct Entry {
-    prompt: Option<String>,
-    image_path: Option<PathBuf>,
-    image_paths: Option<Vec<PathBuf>>,
-    image_tgt_path: Option<PathBuf>,
-}
-
-pub(super) fn read(reader: impl std::io::Read, folder: &Path, file: &Path) -> serde_json::Result<Listed> {
+pub(super) fn read(file: &Path, folder: &Path) -> Result<Listed> {
     let mut listed = Listed::default();
-    each_entry(reader, |number, entry: Entry| match sample(entry, folder) {
-        Ok(sample) => listed.samples.push((number, sample)),
-        Err(reason) => {
-            listed.errors.push(DataError { file: file.into(), entry: number, reason: reason.into() })
+    let mut remarks = Remarks::default();
+    let wanted = r#"[{"prompt": "...", "image_paths": ["..."], "image_tgt_path": "..."}]"#;
+    each_entry(file, [super::WHAT, wanted], |number, fields: Fields| {
+        match sample(fields, number, &mut remarks, folder) {
+            Ok(sample) => listed.samples.push((number, sample)),
+            Err(reason) => listed.errors.push(DataError { file: file.into(), entry: number, reason }),
         }
     })?;
+    listed.remark = remarks.text(file);
     Ok(listed)
 }
 
-fn sample(entry: Entry, folder: &Path) -> Result<Sample, &'static str> {
-    let references = match (entry.image_path, entry.image_paths) {
-        (Some(_), Some(_)) => return Err("has both image_path and image_paths; wanted one of them"),
-        (Some(one), None) => vec![one],
-        (None, many) => many.unwrap_or_default(),
-    };
+fn sample(fields: Fields, number: usize, remarks: &mut Remarks, folder: &Path) -> Result<Sample, String> {
+    // What is missing is told all together, by number.
+    let entry = fields.read(number, remarks)?;
     Ok(Sample {
         prompt: entry.prompt.ok_or("has no prompt")?,
-        references: references.into_iter().map(|path| folder.join(path)).collect(),
-        target: folder
-            .join(entry.image_tgt_path.ok_or("has no image_tgt_path: there is nothing to learn from it")?),
+        references: entry.references.into_iter().map(|path| folder.join(path)).collect(),
+        target: folder.join(entry.target.ok_or("has no image_tgt_path: there is nothing to learn from it")?),
     })
 }

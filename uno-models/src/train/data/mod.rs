@@ -29,7 +29,7 @@ pub struct Sample {
 /// How a list is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Format {
-    /// A JSON list of `{"prompt", "image_paths" or "image_path", "image_tgt_path"}`, paths relative to the file.
+    /// A JSON list (or JSON lines) of `{"prompt", "image_paths" or "image_path", "image_tgt_path"}`, paths relative to the file.
     #[default]
     #[serde(rename = "list")]
     List,
@@ -65,7 +65,12 @@ pub struct Listed {
     pub errors: Vec<DataError>,
     /// UNO-1M: entries below the least score.
     pub below_score: usize,
+    /// What was noticed and is no error: keys that are not used.
+    pub remark: Option<String>,
 }
+
+/// What a list is, for messages.
+const WHAT: &str = "list of training data";
 
 /// Reads a list. Entries that cannot be used are told apart, not dropped.
 ///
@@ -75,21 +80,10 @@ pub struct Listed {
 pub fn read(source: &DataSource) -> Result<Listed> {
     let path = &source.path;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let file = std::fs::File::open(path).map_err(Error::read(path))?;
-    let file = std::io::BufReader::with_capacity(1 << 20, file);
     let listed = match source.format {
-        Format::List => list::read(file, folder, path),
-        Format::Uno1m => uno1m::read(file, folder, path, source.min_score),
+        Format::List => list::read(path, folder)?,
+        Format::Uno1m => uno1m::read(path, folder, source.min_score)?,
     };
-    let listed = listed.map_err(|e| {
-        let wanted = match source.format {
-            Format::List => r#"[{"prompt": "...", "image_paths": ["..."], "image_tgt_path": "..."}]"#,
-            Format::Uno1m => {
-                r#"the labels of UNO-1M: [{"img_path1", "img_path2", "caption", "vlm_filter_cot"}]"#
-            }
-        };
-        Error::format(path, format!("is no list of training data: {e}; wanted {wanted}"))
-    })?;
     if listed.samples.is_empty() && listed.errors.is_empty() {
         let below = listed.below_score;
         let reason = match below {
@@ -99,33 +93,6 @@ pub fn read(source: &DataSource) -> Result<Listed> {
         return Err(Error::format(path, reason));
     }
     Ok(listed)
-}
-
-/// Parses a JSON list entry by entry, so that the text of a large one is never in memory as a whole.
-fn each_entry<T: for<'de> Deserialize<'de>>(
-    reader: impl std::io::Read,
-    entry: impl FnMut(usize, T),
-) -> serde_json::Result<()> {
-    struct Entries<T, F>(F, std::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>, F: FnMut(usize, T)> serde::de::Visitor<'de> for Entries<T, F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-            let mut number = 0;
-            while let Some(item) = list.next_element()? {
-                (self.0)(number, item);
-                number += 1;
-            }
-            Ok(())
-        }
-    }
-    let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    serde::Deserializer::deserialize_seq(&mut deserializer, Entries(entry, std::marker::PhantomData))?;
-    deserializer.end()
 }
 
 #[cfg(test)]
@@ -173,9 +140,11 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_refused() {
-        for text in ["", "{}", "[1]", "[]", "[] x", r#"[{"prompt": 1}]"#] {
+        for text in ["", "{}", "[1]", "[]", "[] x"] {
             assert!(listed(text, Format::List, 0.0).is_err(), "{text}");
         }
+        let one = listed(r#"[{"prompt": 1}]"#, Format::List, 0.0).unwrap();
+        assert!(one.samples.is_empty() && one.errors[0].reason.contains("wanted a text"), "{one:?}");
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{DataError, Listed, Sample, each_entry};
+use super::{DataError, Listed, Sample};
+use crate::error::Result;
+use crate::lists::each_entry;
 
 /// Scores are from 0 to this. Others are known to occur (131184.67) and mean nothing.
 const BEST: f64 = 4.0;
@@ -29,15 +31,11 @@ struct Filter {
     score_final: Option<f64>,
 }
 
-pub(super) fn read(
-    reader: impl std::io::Read,
-    folder: &Path,
-    file: &Path,
-    min_score: f64,
-) -> serde_json::Result<Listed> {
+pub(super) fn read(file: &Path, folder: &Path, min_score: f64) -> Result<Listed> {
     let mut listed = Listed::default();
     let split = file.file_stem().map(PathBuf::from).unwrap_or_default();
-    each_entry(reader, |number, entry: Entry| {
+    let wanted = r#"the labels of UNO-1M: [{"img_path1", "img_path2", "caption", "vlm_filter_cot"}]"#;
+    each_entry(file, [super::WHAT, wanted], |number, entry: Entry| {
         let score = entry.vlm_filter_cot.as_ref().and_then(|filter| filter.score_final);
         let sound = match score {
             None => Err("has no vlm_filter_cot.score_final".to_owned()),

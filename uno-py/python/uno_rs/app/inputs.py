@@ -119,7 +119,7 @@ def _open(label: str, picture: Any, uploads: str) -> PIL.Image.Image:
     import PIL.Image
     import PIL.ImageOps
 
-    from ..pictures import MAX_PIXELS
+    from ..pictures import MAX_PIXELS, opened
 
     path = picture.get("path") if isinstance(picture, dict) else None
     # Gradio looks only at what calls itself a file; a client may send any path.
@@ -127,7 +127,7 @@ def _open(label: str, picture: Any, uploads: str) -> PIL.Image.Image:
         raise InputError(f"{label}: got no uploaded file, wanted one")
     wanted = ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
     try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
+        with opened("the file", Path(path).read_bytes(), FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise PIL.Image.DecompressionBombError
             image.load()
@@ -135,8 +135,9 @@ def _open(label: str, picture: Any, uploads: str) -> PIL.Image.Image:
             return PIL.ImageOps.exif_transpose(image)
     except PIL.Image.DecompressionBombError:
         raise InputError(f"{label}: has more than {MAX_PIXELS} pixels; make it smaller first") from None
-    except PIL.UnidentifiedImageError:
-        raise InputError(f"{label}: is no picture that can be read, wanted {wanted}") from None
+    except PIL.UnidentifiedImageError as error:
+        reason = str(error).removeprefix("the file: ")
+        raise InputError(f"{label}: {reason} (wanted {wanted})") from None
     # Pillow's decoders raise all of these for damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError) as error:
         raise InputError(f"{label}: is damaged ({_reason(error)}), wanted a whole {wanted}") from None
